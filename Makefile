@@ -1,0 +1,57 @@
+# Every command of the project. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types layers format bench soak clean
+
+help: ## List the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# Sets itself up: with uv where it is installed, else with venv and pip. The versions are locked.
+$(STAMP): pyproject.toml requirements-dev.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python -r requirements-dev.txt && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --editable .; \
+	else \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+	fi
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Run the main job, kill it in the middle, resume it
+	@$(BIN)/durably demo
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest
+
+check: lint types layers test ## All that CI runs
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Measure, beside the peers (installs them)
+	$(BIN)/python -m benchmarks
+
+soak: $(STAMP) ## The long tier of the reliability harnesses (see docs/reliability.md)
+	$(BIN)/python -m pytest -m soak
+
+clean: ## Remove what was set up
+	rm -rf $(VENV)

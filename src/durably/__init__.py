@@ -1,0 +1,45 @@
+"""Durably: long jobs in durable, resumable steps. The map of the house, imports go down only.
+
+    floor 4  doors    cli  demo  sync  testing
+    floor 3  engine   durably -> handle -> worker -> execution -> step -> job;  feed  bell  heartbeat
+    floor 2  memory   store/sqlite -> store/writer -> store/sql -> store/base
+    floor 1  things   events -> failure -> models -> state
+    floor 0  words    codec  runtime  errors
+
+Start at ``state`` (the life of a run), then ``execution`` (one attempt at it).
+"""
+
+from . import errors, events
+from .durably import Durably, Plugin
+from .errors import DurablyError
+from .handle import JobHandle, Trigger
+from .job import Job, job
+from .models import LogEntry, Progress, Run, RunError, StepRecord
+from .plugins import with_log_persistence
+from .state import Status
+from .step import Retry, Step, SyncStep
+from .sync import SyncDurably, SyncJobHandle
+
+__all__ = [
+    "Durably",
+    "DurablyError",
+    "Job",
+    "JobHandle",
+    "LogEntry",
+    "Plugin",
+    "Progress",
+    "Retry",
+    "Run",
+    "RunError",
+    "Status",
+    "Step",
+    "StepRecord",
+    "SyncDurably",
+    "SyncJobHandle",
+    "SyncStep",
+    "Trigger",
+    "errors",
+    "events",
+    "job",
+    "with_log_persistence",
+]

@@ -1,0 +1,682 @@
+"""The instance: a store, the registered jobs, the feed, a worker."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
+
+from . import events
+from .bell import Bell
+from .codec import Kept, Unstorable, dump_json
+from .errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidInputError,
+    JobNotFoundError,
+    RunCancelled,
+    RunCancelledError,
+    RunConflictError,
+    RunFailedError,
+    RunNotFoundError,
+    WaitTimeoutError,
+)
+from .execution import Engine
+from .feed import Feed
+from .handle import (
+    JobHandle,
+    Registrar,
+    Trigger,
+    bad_input,
+    check_key,
+    check_labels,
+    make_filter,
+    snapshot,
+)
+from .job import Job
+from .models import (
+    I,
+    LogEntry,
+    O,
+    Run,
+    RunRow,
+    StepRecord,
+    log_from_row,
+    run_from_row,
+    step_from_row,
+)
+from .runtime import Runtime, Seconds, milliseconds, seconds, to_datetime
+from .state import CANCEL, RETRY, Status
+from .store.base import NewRun, RunFilter, Store
+from .store.sqlite import Durability, SQLiteStore
+from .threads import Threads
+from .worker import Worker, WorkerOptions
+
+if TYPE_CHECKING:
+    from .sync import SyncDurably
+
+logger = logging.getLogger("durably")
+
+E = TypeVar("E", bound=events.Event)
+MAX_LIMIT = 1000
+_STEP_THREADS = 64
+
+
+class Plugin(Protocol):
+    """Something that ``durably.use`` installs."""
+
+    def install(self, durably: Durably, /) -> None:
+        """Change the instance, before it is started."""
+        ...
+
+
+class Durably:
+    """Runs jobs in durable steps. Making one does no I/O; ``init()`` or ``async with`` opens it.
+
+    ``database``: a path, ``sqlite:///path``, or ``:memory:``.
+    ``jobs``: jobs to register at once.
+    ``polling_interval``: seconds between looks for due runs when nothing wakes the worker.
+    ``heartbeat_interval``: seconds between renewals of the leases of running runs.
+    ``stale_threshold``: seconds without a heartbeat after which another worker takes a run over.
+    ``max_concurrent_runs``: how many runs this instance executes at once.
+    ``max_recoveries``: takeovers without a newly committed step before a run fails as poisoned.
+    ``durability``: ``"full"`` syncs each commit to the disk; ``"process"`` survives any death of the
+    process, and a power loss may take the last commits.
+    ``retain_runs``: delete runs that ended longer ago than this; by default they are kept.
+    ``worker``: False for an instance that only triggers, reads and watches.
+    ``max_input_bytes``, ``max_output_bytes``: limits of an input, and of a step's result or an output.
+    ``allow_network_fs``: permit a database on a network file system.
+
+    Durations are seconds or ``timedelta``. Raises ``ConfigurationError`` for what cannot work.
+    """
+
+    def __init__(
+        self,
+        database: str | Path,
+        *,
+        jobs: Iterable[Job[Any, Any]] = (),
+        polling_interval: Seconds = 1.0,
+        heartbeat_interval: Seconds = 5.0,
+        stale_threshold: Seconds = 30.0,
+        max_concurrent_runs: int = 10,
+        max_recoveries: int = 5,
+        durability: Durability = "full",
+        retain_runs: Seconds | None = None,
+        worker: bool = True,
+        max_input_bytes: int = 1_048_576,
+        max_output_bytes: int = 16_777_216,
+        allow_network_fs: bool = False,
+        runtime: Runtime | None = None,
+        store: Store | None = None,
+    ) -> None:
+        self.database = str(database)
+        self._runtime = runtime or Runtime()
+        self._store = store or SQLiteStore(
+            _path_of(database),
+            self._runtime,
+            durability=_one_of("durability", durability, ("full", "process")),
+            allow_network_fs=allow_network_fs,
+        )
+        name = f"{os.getpid()}-{self._runtime.token()[:12]}.bell"
+        self._options = WorkerOptions(
+            name=name,
+            polling_interval=_positive("polling_interval", polling_interval),
+            heartbeat_interval=_positive("heartbeat_interval", heartbeat_interval),
+            stale_threshold=_positive("stale_threshold", stale_threshold),
+            max_concurrent_runs=max_concurrent_runs,
+        )
+        _check_options(self._options, max_recoveries)
+        self._retain = None if retain_runs is None else milliseconds(retain_runs)
+        self._works = worker
+        self._max_input = max_input_bytes
+        self._jobs: dict[str, Job[Any, Any]] = {}
+        self._handles: dict[str, JobHandle[Any, Any]] = {}
+        self._listeners: dict[str, list[Callable[[Any], object]]] = {}
+        self._reports: set[asyncio.Task[Any]] = set()
+        self._engine = Engine(
+            runtime=self._runtime,
+            store=self._store,
+            wanted=self._is_wanted,
+            publish=self._publish,
+            max_recoveries=max_recoveries,
+            max_output=max_output_bytes,
+        )
+        self._feed: Feed | None = None
+        self._worker: Worker | None = None
+        self._bell: Bell | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        for job in jobs:
+            self.register(job)
+
+    # -- jobs, plugins, events
+
+    def register(self, job: Job[I, O]) -> JobHandle[I, O]:
+        """Make a job known here; the handle triggers it. The same job twice is fine."""
+        known = self._jobs.get(job.name)
+        if known is not None and known is not job:
+            raise ConfigurationError(f"another job is already registered as {job.name!r}")
+        if known is None:
+            self._jobs[job.name] = job
+            self._handles[job.name] = JobHandle(self, job)
+            if self._worker is not None:
+                self._worker.wake()
+        return self._handles[job.name]
+
+    def job(self, name: str) -> Registrar:
+        """Make a job of a function and register it: ``@durably.job("sync-users")``."""
+        return Registrar(self, name)
+
+    def get_job(self, name: str) -> JobHandle[Any, Any] | None:
+        """The handle of a registered job; None if there is none of that name."""
+        return self._handles.get(name)
+
+    @property
+    def jobs(self) -> Mapping[str, JobHandle[Any, Any]]:
+        """The registered jobs by name."""
+        return dict(self._handles)
+
+    def use(self, plugin: Plugin) -> None:
+        """Install a plugin, such as ``with_log_persistence()``."""
+        plugin.install(self)
+
+    def persist_logs(self) -> None:
+        """Keep what jobs log in the journal. ``with_log_persistence()`` calls it."""
+        self._engine.keep_logs = True
+
+    @overload
+    def on(
+        self, event: Literal["run:trigger"], listener: Callable[[events.RunTrigger], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:start"], listener: Callable[[events.RunStart], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:progress"], listener: Callable[[events.RunProgress], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:complete"], listener: Callable[[events.RunComplete], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:fail"], listener: Callable[[events.RunFail], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:cancel"], listener: Callable[[events.RunCancel], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:retry"], listener: Callable[[events.RunRetry], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:delete"], listener: Callable[[events.RunDelete], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:release"], listener: Callable[[events.RunRelease], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["step:start"], listener: Callable[[events.StepStart], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["step:complete"], listener: Callable[[events.StepComplete], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["step:fail"], listener: Callable[[events.StepFail], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["log:write"], listener: Callable[[events.LogWrite], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(self, event: type[E], listener: Callable[[E], object], /) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: str | type[events.Event], /
+    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]: ...
+    def on(self, event: Any, listener: Callable[[Any], object] | None = None, /) -> Any:
+        """Call ``listener(event)`` for each event of a type that this instance produces.
+
+        ``event`` is a name (``"run:start"``) or a class (``events.RunStart``). Returns a function that
+        ends it; without a listener, ``on`` is a decorator. An async listener is awaited in the
+        background. What a listener raises is logged and harms nothing. Other processes' events are
+        seen by ``subscribe``.
+        """
+        name = event if isinstance(event, str) else event.type
+        if name not in events.EVENT_TYPES:
+            known = ", ".join(sorted(events.EVENT_TYPES))
+            raise ConfigurationError(f"there is no event {name!r}; there are: {known}")
+        if listener is None:
+            return lambda fn: (self._listen(name, fn), fn)[1]
+        return self._listen(name, listener)
+
+    def _listen(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
+        self._listeners.setdefault(name, []).append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.get(name, []).remove(listener)
+
+        return unsubscribe
+
+    def _is_wanted(self, run_id: str) -> bool:
+        return bool(self._listeners) or (self._feed is not None and self._feed.follows(run_id))
+
+    def _publish(self, event: events.AnyEvent) -> None:
+        if self._feed is not None:
+            self._feed.publish(event)
+        for listener in tuple(self._listeners.get(event.type, ())):
+            try:
+                result = listener(event)
+            except Exception:
+                logger.exception("a listener of %s failed", event.type)
+                continue
+            if inspect.isawaitable(result):
+                task = asyncio.ensure_future(result)
+                self._reports.add(task)
+                task.add_done_callback(self._report)
+
+    def _report(self, task: asyncio.Future[Any]) -> None:
+        self._reports.discard(cast("asyncio.Task[Any]", task))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("an async listener failed", exc_info=error)
+
+    # -- start and stop
+
+    async def migrate(self) -> None:
+        """Open the database and bring its schema up to date."""
+        await self._open()
+        try:
+            await self._store.migrate()
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def start(self) -> None:
+        """Start the worker. The schema must be up to date: see ``migrate`` and ``init``."""
+        await self._open()
+        if self._worker is not None or not self._works:
+            return
+        await self._store.require_schema()
+        self._engine.step_threads = self._engine.job_threads = None
+        self._worker = self._make_worker()
+        self._worker.start()
+
+    async def init(self) -> None:
+        """``migrate()``, then ``start()``."""
+        await self.migrate()
+        await self.start()
+
+    async def stop(self, grace: Seconds = 25.0) -> None:
+        """Claim no more runs, let the running ones end for ``grace`` seconds, hand the rest back, close.
+
+        What is handed back another worker takes up at once; ``init()`` opens this instance again.
+        """
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.stop(seconds(grace))
+        for threads in (self._engine.step_threads, self._engine.job_threads):
+            if threads is not None:
+                threads.close()
+        self._engine.step_threads = self._engine.job_threads = None
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            await feed.close()
+        if self._bell is not None:
+            self._bell.take_down()
+            self._bell = None
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=5.0)
+        await self._store.close()
+        self._loop = None
+
+    async def __aenter__(self) -> Durably:
+        await self.init()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def run_until_idle(self) -> int:
+        """Execute whatever is due until nothing is; how many runs that were. For scripts and cron.
+
+        Opens and migrates the database if need be, and leaves it open. Runs that other workers hold
+        are not waited for.
+        """
+        if self._feed is None:
+            await self.migrate()
+        if self._worker is not None:
+            return await self._wait_until_idle(self._worker)
+        worker = self._worker = self._make_worker()
+        try:
+            await worker.work_until_idle()
+        finally:
+            self._worker = None
+            await worker.stop(0)
+        return worker.claimed
+
+    async def _wait_until_idle(self, worker: Worker) -> int:
+        before = worker.claimed
+        worker.wake()
+        while worker.running or await self._store.any_due(list(self._jobs), self._runtime.now()):
+            await self._runtime.sleep(0.02)
+        return worker.claimed - before
+
+    def sync(self) -> SyncDurably:
+        """The same for callers that cannot await: ``with durably.sync() as d: d.trigger(...)``."""
+        from .sync import SyncDurably
+
+        return SyncDurably(self)
+
+    async def _open(self) -> None:
+        if self._feed is not None:
+            self._check_loop()
+            return
+        await self._store.open()
+        self._loop = asyncio.get_running_loop()
+        self._feed = Feed(self._store, self._runtime)
+        if self._store.companion is not None:
+            bell = Bell(self._store.companion, self._options.name, self._runtime)
+            self._bell = bell if bell.hang(self._heard) else None
+        self._store.on_commit = self._committed
+
+    def _make_worker(self) -> Worker:
+        if self._runtime.threads and self._engine.step_threads is None:
+            self._engine.step_threads = Threads(_STEP_THREADS, "durably-step")
+            limit = self._options.max_concurrent_runs
+            self._engine.job_threads = Threads(limit, "durably-job")
+        return Worker(
+            self._engine,
+            self._jobs,
+            self._options,
+            is_dead=self._bell.is_dead if self._bell else lambda _: False,
+            chore=self._forget_old_runs if self._retain is not None else None,
+        )
+
+    def _committed(self, wakes: bool) -> None:
+        """After a commit of ours, on the writer's thread."""
+        if wakes and self._worker is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._worker.wake)
+        if self._bell is not None:
+            self._bell.ring(wakes)
+
+    def _heard(self, due: bool) -> None:
+        """Another process rang."""
+        if due and self._worker is not None:
+            self._worker.wake()
+        if self._feed is not None:
+            self._feed.rung()
+
+    def _check_loop(self) -> None:
+        if self._feed is None:
+            raise ClosedError("Durably is not open: call init() first, or use 'async with durably'")
+        if asyncio.get_running_loop() is not self._loop:
+            raise ConfigurationError(
+                "this Durably was opened on another event loop; open one for each loop, or use "
+                "durably.sync() from other threads"
+            )
+
+    # -- runs
+
+    async def get_run(self, run_id: str) -> Run | None:
+        """A run with its values as plain JSON; None if there is none. (A handle's is typed.)"""
+        row = await self.row(run_id)
+        return None if row is None else run_from_row(row)
+
+    async def get_runs(
+        self,
+        *,
+        job: str | Sequence[str] = (),
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> list[Run]:
+        """Runs that match all that is given, newest first; values as plain JSON.
+
+        ``job`` and ``status`` take one or several. ``limit`` is 1 to 1,000. To page, pass the last
+        run's ``.cursor``: new runs and deletions do not shift the pages.
+        """
+        filter = make_filter(job, status, labels, limit, offset, cursor)
+        return [run_from_row(row) for row in await self.rows(filter)]
+
+    async def row(self, run_id: str) -> RunRow | None:
+        """A run as it is stored."""
+        self._check_loop()
+        return await self._store.run(run_id)
+
+    async def rows(self, filter: RunFilter) -> list[RunRow]:
+        """Runs as they are stored."""
+        self._check_loop()
+        return await self._store.runs(filter)
+
+    async def get_steps(self, run_id: str) -> list[StepRecord]:
+        """The completed steps of a run and those that failed, in order."""
+        if await self.row(run_id) is None:
+            raise RunNotFoundError(run_id)
+        found: dict[str, StepRecord] = {}
+        for row in await self._store.steps(run_id):
+            record = step_from_row(row)
+            found[record.name] = record  # a later attempt's end of a step replaces its failure
+        return sorted(found.values(), key=lambda record: record.index)
+
+    async def get_logs(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[LogEntry]:
+        """The kept log lines of a run, oldest first; needs ``use(with_log_persistence())``."""
+        if await self.row(run_id) is None:
+            raise RunNotFoundError(run_id)
+        return [log_from_row(row) for row in await self._store.logs(run_id, after, limit)]
+
+    async def subscribe(self, run_id: str, after: int = 0) -> AsyncIterator[events.AnyEvent]:
+        """A run's events: its journal after number ``after``, then live, until it is over.
+
+        Works whichever process executes the run. Journaled events come exactly once, in order.
+        """
+        self._check_loop()
+        assert self._feed is not None
+        stream = self._feed.subscribe(run_id, after)
+        try:
+            async for event in stream:
+                yield event
+        finally:
+            await stream.aclose()
+
+    async def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
+        """The run once it is completed, whichever process executes it.
+
+        Given a ``Run``, its values have the job's types; given an id, they are plain JSON. Raises
+        ``RunFailedError``, ``RunCancelledError`` or ``WaitTimeoutError``, each with ``.run``.
+        """
+        self._check_loop()
+        assert self._feed is not None
+        run_id = run if isinstance(run, str) else run.id
+        job = None if isinstance(run, str) else self._jobs.get(run.job)
+        try:
+            async with asyncio.timeout(None if timeout is None else seconds(timeout)):
+                row = await self._feed.finished(run_id)
+        except TimeoutError:
+            now = await self._store.run(run_id)
+            if now is None:
+                raise RunNotFoundError(run_id) from None
+            if not Status(now.status).is_final:
+                late = f"run {run_id} is still {now.status} after {seconds(timeout or 0):g} s"
+                raise WaitTimeoutError(late, snapshot(now, job)) from None
+            row = now
+        done = snapshot(row, job)
+        if row.status == Status.FAILED:
+            raise RunFailedError(f"run {run_id} ({row.job}) failed: {done.error}", done)
+        if row.status == Status.CANCELLED:
+            raise RunCancelledError(f"run {run_id} ({row.job}) was cancelled", done)
+        return done
+
+    async def retry(self, run_id: str) -> Run:
+        """Resume a failed or cancelled run from its checkpoints: the same run, pending again."""
+        self._check_loop()
+        row, seq = await self._store.move(run_id, RETRY, self._runtime.now())
+        self._tell(events.RunRetry, row, row.updated_at, seq)
+        return run_from_row(row)
+
+    async def retrigger(self, run_id: str) -> Run:
+        """Start over: a new run of the same input, labels and concurrency key, nothing reused."""
+        self._check_loop()
+        row = await self._store.run(run_id)
+        if row is None:
+            raise RunNotFoundError(run_id)
+        if not Status(row.status).is_final:
+            raise RunConflictError(run_id, "retrigger", row.status)
+        job = self._jobs.get(row.job)
+        if job is None:
+            raise JobNotFoundError(f"job {row.job!r} of run {run_id} is not registered here")
+        try:
+            job.input.decode(row.input)
+        except Unstorable as problem:
+            raise bad_input(job, problem) from None
+        new = NewRun(
+            self._runtime.run_id(), row.job, row.input, row.labels, None, row.concurrency_key
+        )
+        return run_from_row((await self.enqueue([new]))[0][0])
+
+    async def cancel(self, run_id: str) -> Run:
+        """Stop a run that is not over. A running async step is cancelled, here at once and in another
+        process by its next heartbeat; what the step comes to is not kept."""
+        self._check_loop()
+        row, seq = await self._store.move(run_id, CANCEL, self._runtime.now())
+        if self._worker is not None and (execution := self._worker.find(run_id)) is not None:
+            execution.stop(RunCancelled(f"run {run_id} was cancelled"))
+        self._tell(events.RunCancel, row, row.updated_at, seq)
+        return run_from_row(row)
+
+    async def delete_run(self, run_id: str) -> None:
+        """Delete a run that is over, with all that was kept of it."""
+        self._check_loop()
+        if (row := await self._store.delete(run_id, self._runtime.now())) is not None:
+            self._tell(events.RunDelete, row, self._runtime.now())
+
+    async def purge_runs(self, *, older_than: Seconds) -> int:
+        """Delete the runs that ended longer ago than ``older_than``; how many they were."""
+        self._check_loop()
+        return await self._purge(milliseconds(older_than))
+
+    async def _purge(self, age: int) -> int:
+        count = 0
+        while True:
+            now = self._runtime.now()
+            purged = await self._store.purge(now - age, now)
+            for row in purged:
+                self._tell(events.RunDelete, row, now)
+            count += len(purged)
+            if not purged:
+                return count
+
+    async def _forget_old_runs(self) -> None:
+        if self._retain is not None:
+            await self._purge(self._retain)
+
+    async def enqueue(self, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
+        """Store checked runs and tell of them; each row, and whether it is new."""
+        self._check_loop()
+        enqueued = await self._store.enqueue(new, self._runtime.now())
+        if self._listeners:
+            for row, created in enqueued:
+                if created:
+                    self._tell(events.RunTrigger, row, row.created_at, 1)
+        return [(row, created) for row, created in enqueued]
+
+    def _tell(
+        self,
+        kind: Callable[..., events.AnyEvent],
+        row: RunRow,
+        at: int,
+        seq: int | None = None,
+        **what: Any,
+    ) -> None:
+        if self._is_wanted(row.id):
+            run = run_from_row(row)
+            self._publish(
+                kind(
+                    run_id=run.id,
+                    job=run.job,
+                    labels=run.labels,
+                    timestamp=to_datetime(at),
+                    sequence=seq,
+                    **what,
+                )
+            )
+
+    def new_run(self, job: Job[I, Any], item: Trigger[I]) -> NewRun:
+        """Check an input and its options; nothing is stored yet."""
+        try:
+            kept: Kept[I] = job.input.accept(item.input)
+        except Unstorable as problem:
+            raise bad_input(job, problem) from None
+        if len(kept.text) > self._max_input:
+            raise InvalidInputError(
+                f"the input of job {job.name!r} has {len(kept.text):,} bytes, over the limit of "
+                f"{self._max_input:,} (max_input_bytes); keep it elsewhere and pass a reference to it"
+            )
+        return NewRun(
+            self._runtime.run_id(),
+            job.name,
+            kept.text,
+            dump_json(check_labels(item.labels)) if item.labels else "{}",
+            check_key("idempotency_key", item.idempotency_key),
+            check_key("concurrency_key", item.concurrency_key),
+        )
+
+
+def _path_of(database: str | Path) -> str | Path:
+    if isinstance(database, Path):
+        return database
+    scheme, separator, rest = database.partition("://")
+    if not separator:
+        if not database:
+            raise ConfigurationError("the database is empty; pass a path, as 'jobs.db'")
+        return database
+    if scheme == "sqlite":
+        return rest.removeprefix("/") or ":memory:"
+    if scheme in ("postgres", "postgresql"):
+        raise ConfigurationError("PostgreSQL is not supported by this version; pass a file's path")
+    raise ConfigurationError(
+        f"{scheme}:// is no database that Durably knows; pass a path, sqlite:///path or :memory:"
+    )
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _positive(name: str, value: Seconds) -> float:
+    try:
+        number = seconds(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{name} must be seconds or a timedelta, not {value!r}") from None
+    if not 0 < number < float("inf"):
+        raise ConfigurationError(f"{name} must be more than 0, not {value!r}")
+    return number
+
+
+def _check_options(options: WorkerOptions, max_recoveries: int) -> None:
+    if options.heartbeat_interval * 2 > options.stale_threshold:
+        raise ConfigurationError(
+            f"stale_threshold ({options.stale_threshold:g} s) must be at least twice the "
+            f"heartbeat_interval ({options.heartbeat_interval:g} s), or runs are taken from live workers"
+        )
+    if options.max_concurrent_runs < 1 or max_recoveries < 0:
+        raise ConfigurationError(
+            "max_concurrent_runs must be at least 1, max_recoveries at least 0"
+        )

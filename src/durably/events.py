@@ -1,0 +1,241 @@
+"""What happened, as typed values. A change of state and the event that tells of it are one act.
+
+Journaled events carry ``sequence``, their number in the run's journal. Live ones (``run:progress``,
+``step:start``, ``log:write`` without log persistence) carry None and are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar
+
+from .codec import load_json
+from .models import JournalRow, LogLevel, Progress, RunError, error_from_json
+from .runtime import to_datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events tell."""
+
+    type: ClassVar[str]
+    is_final: ClassVar[bool] = False
+    """True when the run is over with it."""
+
+    run_id: str
+    job: str
+    labels: Mapping[str, str]
+    timestamp: datetime
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTrigger(Event):
+    """A run was created."""
+
+    type = "run:trigger"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStart(Event):
+    """A worker took the run up, for the first time or again."""
+
+    type = "run:start"
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress(Event):
+    """The job called ``step.progress``. Live only; the last one is kept with the run."""
+
+    type = "run:progress"
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWait(Event):
+    """The run went to sleep."""
+
+    type = "run:wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRelease(Event):
+    """A stopping worker handed the run back."""
+
+    type = "run:release"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunComplete(Event):
+    """The job returned."""
+
+    type = "run:complete"
+    is_final = True
+    output: Any
+    duration: float
+    """Seconds since the run was first started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFail(Event):
+    """The job raised."""
+
+    type = "run:fail"
+    is_final = True
+    error: RunError
+
+    @property
+    def failed_step_name(self) -> str | None:
+        """The step that raised, if one did."""
+        return self.error.step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCancel(Event):
+    """Somebody cancelled the run."""
+
+    type = "run:cancel"
+    is_final = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRetry(Event):
+    """A failed or cancelled run went back to pending, with its checkpoints."""
+
+    type = "run:retry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDelete(Event):
+    """The run and all that was kept of it are gone."""
+
+    type = "run:delete"
+    is_final = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepEvent(Event):
+    step_name: str
+    step_index: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStart(_StepEvent):
+    """A step's function is about to be called. Live only."""
+
+    type = "step:start"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepComplete(_StepEvent):
+    """A step's result is committed."""
+
+    type = "step:complete"
+    output: Any
+    duration: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFail(_StepEvent):
+    """A step raised, after all its retries."""
+
+    type = "step:fail"
+    error: RunError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogWrite(Event):
+    """The job logged a line."""
+
+    type = "log:write"
+    step_name: str | None
+    level: LogLevel
+    message: str
+    data: Any
+
+
+AnyEvent = (
+    RunTrigger
+    | RunStart
+    | RunProgress
+    | RunWait
+    | RunRelease
+    | RunComplete
+    | RunFail
+    | RunCancel
+    | RunRetry
+    | RunDelete
+    | StepStart
+    | StepComplete
+    | StepFail
+    | LogWrite
+)
+
+EVENT_TYPES: Mapping[str, type[AnyEvent]] = {
+    cls.type: cls
+    for cls in (
+        RunTrigger,
+        RunStart,
+        RunProgress,
+        RunWait,
+        RunRelease,
+        RunComplete,
+        RunFail,
+        RunCancel,
+        RunRetry,
+        RunDelete,
+        StepStart,
+        StepComplete,
+        StepFail,
+        LogWrite,
+    )
+}
+
+
+def event_from_row(row: JournalRow) -> AnyEvent:
+    """The event that a row of the journal tells."""
+    return EVENT_TYPES[row.type](**_common(row), **_details(row))
+
+
+def _common(row: JournalRow) -> dict[str, Any]:
+    # The row that tells of a deletion outlives its run, so it carries the run's job and labels.
+    gone = load_json(row.data) if row.type == "run:delete" else {}
+    return {
+        "run_id": row.run_id,
+        "job": row.job or gone.get("job", ""),
+        "labels": load_json(row.labels) if row.labels else gone.get("labels", {}),
+        "timestamp": to_datetime(row.at),
+        "sequence": row.seq,
+    }
+
+
+def _details(row: JournalRow) -> dict[str, Any]:
+    seconds = 0.0 if row.started_at is None else max(0, row.at - row.started_at) / 1000
+    match row.type:
+        case "run:start":
+            return {"attempt": row.attempt}
+        case "run:complete":
+            return {"output": load_json(row.output), "duration": seconds}
+        case "run:fail":
+            return {"error": error_from_json(row.data)}
+        case "step:complete":
+            return {**_step(row), "output": load_json(row.data), "duration": seconds}
+        case "step:fail":
+            return {**_step(row), "error": error_from_json(row.data)}
+        case "log:write":
+            return {"step_name": row.step, **load_json(row.data)}
+        case _:
+            return {}
+
+
+def _step(row: JournalRow) -> dict[str, Any]:
+    return {
+        "step_name": row.step or "",
+        "step_index": row.step_index or 0,
+        "attempt": row.attempt,
+    }

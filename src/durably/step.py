@@ -1,0 +1,265 @@
+"""The step: the handle that a job's body holds. ``SyncStep`` is the same for a plain ``def``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError as ThreadCancelled
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
+
+from .codec import check_name
+from .errors import ConfigurationError
+from .models import LogLevel
+from .runtime import Seconds, seconds
+from .threads import call_for
+
+if TYPE_CHECKING:
+    from .execution import Execution
+
+T = TypeVar("T")
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+Inbox = SimpleQueue[Callable[[], None] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a failing step is tried again, and how long it waits in between.
+
+    ``times``: further tries after the first. ``delay``: seconds before the first of them, multiplied by
+    ``backoff`` for each next one, up to ``max_delay``; each is varied by 20 % so that many do not act
+    as one. ``on``: only these exceptions are tried again.
+    """
+
+    times: int
+    delay: Seconds = 1.0
+    backoff: float = 2.0
+    max_delay: Seconds = 60.0
+    on: tuple[type[BaseException], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        if self.times < 0 or seconds(self.delay) < 0 or self.backoff < 1:
+            raise ConfigurationError(
+                f"{self}: times and delay must be >= 0 and backoff must be >= 1"
+            )
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after that many failures."""
+        return min(seconds(self.delay) * self.backoff ** (failures - 1), seconds(self.max_delay))
+
+
+class StepLog:
+    """Structured log lines: ``step.log.info("done", {"count": 3})``."""
+
+    __slots__ = ("_execution",)
+
+    def __init__(self, execution: Execution[Any, Any]) -> None:
+        self._execution = execution
+
+    def debug(self, message: str, data: Any = None) -> None:
+        """Log at level debug; ``data`` is any plain JSON."""
+        self._write("debug", message, data)
+
+    def info(self, message: str, data: Any = None) -> None:
+        """Log at level info; ``data`` is any plain JSON."""
+        self._write("info", message, data)
+
+    def warning(self, message: str, data: Any = None) -> None:
+        """Log at level warning; ``data`` is any plain JSON."""
+        self._write("warning", message, data)
+
+    def error(self, message: str, data: Any = None) -> None:
+        """Log at level error; ``data`` is any plain JSON."""
+        self._write("error", message, data)
+
+    def _write(self, level: LogLevel, message: str, data: Any) -> None:
+        self._execution.log(level, message, data)
+
+
+class _Handle:
+    __slots__ = ("_execution", "log")
+
+    def __init__(self, execution: Execution[Any, Any]) -> None:
+        self._execution = execution
+        self.log = StepLog(execution)
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run that executes."""
+        return self._execution.run_id
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first time that a worker takes the run up, 2 for the second …"""
+        return self._execution.attempt
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the run is to stop here: cancelled, taken over, or handed back."""
+        return self._execution.interrupt is not None
+
+    def idempotency_key(self, name: str) -> str:
+        """A key that is the same on every attempt of this run's step ``name``.
+
+        Give it to an external system so that a repeated call has no second effect.
+        """
+        return f"{self.run_id}:{check_name('a step name', name)}"
+
+    def progress(
+        self, current: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Say how far the run is. Seen live at once; kept at most every 100 ms, the last one always."""
+        self._execution.progress(current, total, message)
+
+
+class Step(_Handle):
+    """What an ``async def`` job holds to run its steps."""
+
+    __slots__ = ()
+
+    @overload
+    async def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        returns: type[R],
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> R: ...
+    @overload
+    async def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> T: ...
+    @overload
+    async def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], T],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> T: ...
+    async def run(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: Any = None,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> Any:
+        """Call ``fn(*args)`` and commit its result, or return the result committed earlier.
+
+        ``name`` is the step's identity within the run. ``fn`` may be async; a plain function runs in a
+        thread. ``returns`` is the result's type, by default the return annotation of ``fn``; without
+        either the result must be plain JSON. ``retries`` is a number of further tries or a ``Retry``.
+        ``timeout`` holds for each try, in seconds; a function in a thread goes on, but its result is
+        ignored.
+
+        Raises what ``fn`` raised last, ``StepValueError`` for a result that cannot be kept,
+        ``DuplicateStepError``, ``StepTimeoutError``.
+        """
+        return await self._execution.step(name, fn, args, returns, retries, timeout)
+
+
+class SyncStep(_Handle):
+    """What a plain ``def`` job holds: the same, blocking. Functions run in the job's own thread."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, execution: Execution[Any, Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(execution)
+        self._loop = loop
+
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        returns: type[R],
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> R: ...
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> T: ...
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], T],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> T: ...
+    def run(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        returns: Any = None,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> Any:
+        """Call ``fn(*args)`` and commit its result, or return the result committed earlier.
+
+        As ``Step.run``, blocking: the engine decides, and sends the call back to this thread.
+        """
+        inbox: Inbox = SimpleQueue()
+        call = partial(self._send, inbox) if self._execution.has_threads else None
+        coroutine = self._execution.step(name, fn, args, returns, retries, timeout, call)
+        if call is None:
+            return _run_inline(coroutine)
+        finished = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        finished.add_done_callback(lambda _: inbox.put(None))
+        while True:
+            if (work := inbox.get()) is not None:
+                work()
+                continue
+            try:
+                return finished.result()
+            except ThreadCancelled:
+                raise (self._execution.interrupt or asyncio.CancelledError()) from None
+
+    def _send(
+        self, inbox: Inbox, fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
+        future = self._loop.create_future()
+        inbox.put(partial(call_for, future, self._loop, partial(fn, *args)))
+        return future
+
+
+def _run_inline(coroutine: Any) -> Any:
+    """Without threads a sync job cannot block for a commit: the platform must be able to wait."""
+    try:
+        from pyodide.ffi import run_sync  # type: ignore[import-not-found]
+    except ImportError:
+        coroutine.close()
+        raise ConfigurationError(
+            "a plain 'def' job needs threads (or a browser with JSPI); make it 'async def'"
+        ) from None
+    return run_sync(coroutine)

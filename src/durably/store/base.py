@@ -1,0 +1,227 @@
+"""What a store does, in the order of a run's life. A method is a transaction to its caller.
+
+Nothing here knows a job or a task. A write by a worker carries its ``Lease`` and raises ``LeaseLost``
+when the lease is no longer its own. Trouble of the storage delays a worker's write; it never fails it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ..models import JournalRow, Lease, RunRow
+from ..state import Status, Transition
+
+
+class NewRun(NamedTuple):
+    """A run about to be stored."""
+
+    id: str
+    job: str
+    input: str
+    labels: str
+    idempotency_key: str | None
+    concurrency_key: str | None
+
+
+class Enqueued(NamedTuple):
+    """What became of it: ``created`` is False where the idempotency key was known."""
+
+    row: RunRow
+    created: bool
+
+
+class Claimed(NamedTuple):
+    """A run that this worker holds from now on."""
+
+    row: RunRow
+    lease: Lease
+    seq: int
+    """The number of its run:start line."""
+    resumed: bool
+    """True when it ran before, so that there may be checkpoints."""
+
+
+class Claims(NamedTuple):
+    """What a claim took; ``more`` is True when further runs may be due."""
+
+    taken: list[Claimed]
+    more: bool
+
+
+class Entry(NamedTuple):
+    """A line that the holder of a lease writes into the journal."""
+
+    type: str
+    at: int
+    step: str | None = None
+    step_index: int | None = None
+    started_at: int | None = None
+    data: str | None = None
+
+
+class Checkpoint(NamedTuple):
+    """A committed step."""
+
+    index: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list; empty means all. ``after`` is (created_at, id) of the last one seen."""
+
+    jobs: Sequence[str] = ()
+    statuses: Sequence[Status] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    limit: int = 50
+    offset: int = 0
+    after: tuple[int, str] | None = None
+
+
+class Settlement(NamedTuple):
+    """What a transition writes beside the status."""
+
+    now: int
+    due_at: int | None = None
+    output: str | None = None
+    error: str | None = None
+    progress: str | None = None
+    wakes: bool = True
+    """Whether another run may become due by it."""
+
+
+class Store(ABC):
+    """Where runs and journals rest."""
+
+    on_commit: Callable[[bool], None] | None = None
+    """Called after every commit that watchers may want to see, on any thread; True when a run may
+    have become due."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, and check that the database can be used."""
+
+    @abstractmethod
+    async def migrate(self) -> None:
+        """Bring the schema up to date; several processes may do so at once."""
+
+    @abstractmethod
+    async def require_schema(self) -> None:
+        """Raise ``SchemaError`` unless the schema is the one this version needs."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what is under way and disconnect."""
+
+    @abstractmethod
+    async def enqueue(self, runs: Sequence[NewRun], now: int) -> list[Enqueued]:
+        """Store new runs, all or none."""
+
+    @abstractmethod
+    async def any_due(self, jobs: Sequence[str], now: int) -> bool:
+        """Whether a worker that knows these jobs is wanted."""
+
+    @abstractmethod
+    async def claim(
+        self, jobs: Sequence[str], owner: str, now: int, lease: int, limit: int, *, takeover: bool
+    ) -> Claims:
+        """Take up to ``limit`` due runs for ``lease`` milliseconds; lapsed ones only if ``takeover``."""
+
+    @abstractmethod
+    def renew(
+        self,
+        leases: Sequence[Lease],
+        now: int,
+        loop: asyncio.AbstractEventLoop,
+        lost: Callable[[list[str]], None],
+    ) -> None:
+        """Prolong leases, from any thread; ``lost`` gets the ids of those gone, on the loop."""
+
+    @abstractmethod
+    def record(self, lease: Lease, entry: Entry) -> Awaitable[int]:
+        """Write a line of the holder's into the journal; its number."""
+
+    @abstractmethod
+    async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
+        """Write the live progress of a run."""
+
+    @abstractmethod
+    async def settle(
+        self, lease: Lease, transition: Transition, settlement: Settlement
+    ) -> tuple[RunRow, int]:
+        """Move the run along a fenced row of the table; the row and the line's number."""
+
+    @abstractmethod
+    async def move(self, run_id: str, transition: Transition, now: int) -> tuple[RunRow, int]:
+        """Move a run along an unfenced row; ``RunConflictError`` or ``RunNotFoundError`` if refused."""
+
+    @abstractmethod
+    async def expire(self, owner: str, now: int) -> list[str]:
+        """End the leases of an owner that is known to be dead."""
+
+    @abstractmethod
+    async def owners(self) -> list[str]:
+        """Who holds leases now."""
+
+    @abstractmethod
+    async def run(self, run_id: str) -> RunRow | None:
+        """One run."""
+
+    @abstractmethod
+    async def runs(self, filter: RunFilter) -> list[RunRow]:
+        """Runs, newest first."""
+
+    @abstractmethod
+    async def checkpoints(self, run_id: str) -> dict[str, Checkpoint]:
+        """A run's committed steps by name."""
+
+    @abstractmethod
+    async def journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[JournalRow]:
+        """A run's history after a number."""
+
+    @abstractmethod
+    async def steps(self, run_id: str) -> list[JournalRow]:
+        """A run's step:complete and step:fail lines."""
+
+    @abstractmethod
+    async def logs(self, run_id: str, after: int = 0, limit: int = 1000) -> list[JournalRow]:
+        """A run's log:write lines."""
+
+    @abstractmethod
+    async def delete(self, run_id: str, now: int) -> RunRow | None:
+        """Delete a final run and its journal, leaving one line that tells of it."""
+
+    @abstractmethod
+    async def purge(self, before: int, now: int, limit: int = 500) -> list[RunRow]:
+        """Delete final runs that ended before a time, at most ``limit`` at once."""
+
+    @abstractmethod
+    async def look_after(self) -> None:
+        """Now and then: raise if the database is no longer ours, and do its chores."""
+
+    @property
+    @abstractmethod
+    def trouble(self) -> str | None:
+        """Why the database cannot be written at the moment, if so."""
+
+    @property
+    @abstractmethod
+    def companion(self) -> Path | None:
+        """A directory that all processes on this database share, where there is one."""
+
+    @abstractmethod
+    async def tail(self, position: int, limit: int = 1000) -> list[tuple[int, str]]:
+        """Lines after a position over all runs, as (position, run id)."""
+
+    @abstractmethod
+    async def end_of_tail(self) -> int:
+        """The position of the newest line."""
+
+    @abstractmethod
+    async def changed(self) -> int:
+        """A number that differs when another process committed something."""

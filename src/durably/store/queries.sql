@@ -1,0 +1,164 @@
+-- Every statement, by name. One sentence, then the SQL. {braces} are filled in from state.py and by
+-- the database's dialect when the file is loaded; values are always parameters.
+
+-- enqueue
+-- A new run; no row back means that its idempotency key (or, on a replay, its id) is known.
+insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, due_at, created_at, updated_at)
+values (:id, :job, 'pending', :input, :labels, :idempotency_key, :concurrency_key, :now, :now, :now)
+on conflict do nothing
+returning *
+
+-- enqueued
+-- The run that a conflicting insert met.
+select * from durably_runs
+ where id = :id or (job = :job and idempotency_key = :idempotency_key)
+
+-- due
+-- One job's runs that want a worker, the longest due first.
+select id, status, concurrency_key, recoveries, due_at
+  from durably_runs
+ where job = :job and due_at <= :now and status <> :skipped
+ order by due_at, id
+ limit :limit
+
+-- is_due
+-- Whether a job has any run that wants a worker.
+select 1 from durably_runs where job = :job and due_at <= :now limit 1
+
+-- busy
+-- The run that holds a concurrency key now.
+select id from durably_runs where concurrency_key = :concurrency_key and status = 'running'
+
+-- park
+-- A due run whose key is busy waits for the key, not for the clock.
+update durably_runs set due_at = {parked} where id = :id and status = 'pending'
+
+-- unpark
+-- The key is free: the run that has waited longest behind it is due.
+update durably_runs set due_at = created_at
+ where id = (select id from durably_runs
+              where concurrency_key = :concurrency_key and due_at = {parked}
+              order by created_at, id limit 1)
+
+-- claim
+-- CLAIM of state.py: takes a new lease. No row back: somebody else was faster.
+update durably_runs
+   set status = 'running', lease_owner = :owner, lease_token = :token, generation = generation + 1,
+       recoveries = :recoveries, due_at = :due_at, started_at = coalesce(started_at, :now), updated_at = :now
+ where id = :id and status in ({claim_sources}) and due_at <= :now
+returning *
+
+-- claimed
+-- What a claim whose outcome is unknown did take.
+select * from durably_runs where lease_token = :token and status = 'running' and lease_owner = :owner
+
+-- progressed
+-- Whether a run committed a step since it was last taken up.
+select 1 from durably_journal
+ where run_id = :run_id and type = 'step:complete'
+   and seq > (select max(seq) from durably_journal where run_id = :run_id and type = 'run:start')
+ limit 1
+
+-- renew
+-- The holder is alive; no row back means that the lease is lost.
+update durably_runs set due_at = :due_at, updated_at = :now
+ where id = :run_id and lease_token = :token and status = 'running'
+returning id
+
+-- expire
+-- The owner is known to be dead: its leases end now, or a little later where that happened before.
+update durably_runs set due_at = :due_at + ((1 << cast(recoveries as integer)) - 1) * 1000
+ where lease_owner = :owner and status = 'running' and due_at > :due_at
+returning id
+
+-- owners
+-- Who holds leases.
+select distinct lease_owner from durably_runs where status = 'running'
+
+-- record
+-- The holder's own line in the journal (a step's end, a log line), under the fence.
+insert into durably_journal (run_id, seq, at, type, step, step_index, attempt, started_at, data)
+select id, (select coalesce(max(seq), 0) + 1 from durably_journal where run_id = :run_id),
+       :at, :type, :step, :step_index, generation, :started_at, :data
+  from durably_runs
+ where id = :run_id and lease_token = :token and status = 'running' {for_update}
+returning seq
+
+-- recorded
+-- The checkpoint that a record whose outcome is unknown did write.
+select seq from durably_journal
+ where run_id = :run_id and step = :step and type = 'step:complete' and attempt = :attempt
+
+-- progress
+-- The live state, under the fence; the last value wins.
+update durably_runs set progress = :progress, updated_at = :now
+ where id = :run_id and lease_token = :token and status = 'running'
+returning id
+
+-- transition
+-- A row of state.py as one guarded UPDATE; no row back means refused.
+update durably_runs
+   set status = '{target}', due_at = :due_at, output = :output, error = :error,
+       progress = coalesce(:progress, progress), ended_at = :ended_at, updated_at = :now
+ where id = :run_id and status in ({sources}) {fence}
+returning *
+
+-- append
+-- A change of state's line in the journal; the row is locked by the transition before it.
+insert into durably_journal (run_id, seq, at, type, attempt, started_at, data)
+select :run_id, coalesce(max(seq), 0) + 1, :at, :type, :attempt, :started_at, :data
+  from durably_journal where run_id = :run_id
+returning seq
+
+-- append_first
+-- A new run's first line.
+insert into durably_journal (run_id, seq, at, type, attempt) values (:id, 1, :now, 'run:trigger', 0)
+
+-- run
+select * from durably_runs where id = :run_id
+
+-- checkpoints
+-- All that a resume needs, in one look.
+select step, step_index, data from durably_journal
+ where run_id = :run_id and type = 'step:complete' order by seq
+
+-- journal
+-- A run's history after a number.
+select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at, j.data, r.job, r.labels,
+       case when j.type = 'run:complete' then r.output end
+  from durably_journal as j left join durably_runs as r on r.id = j.run_id
+ where j.run_id = :run_id and j.seq > :after
+ order by j.seq limit :limit
+
+-- journal_of
+-- A run's lines of two types after a number.
+select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at, j.data, r.job, r.labels, null
+  from durably_journal as j join durably_runs as r on r.id = j.run_id
+ where j.run_id = :run_id and j.seq > :after and j.type in (:type, :other_type)
+ order by j.seq limit :limit
+
+-- tail
+-- What was committed after a position, over all runs.
+select position, run_id, type from durably_journal where position > :position order by position limit :limit
+
+-- end_of_tail
+-- The position of the newest line.
+select coalesce(max(position), 0) from durably_journal
+
+-- forget_journal
+-- All of a deleted run's lines but the one that tells of the deletion.
+delete from durably_journal where run_id = :run_id and type <> 'run:delete'
+
+-- delete_run
+-- Only a final run can go; no row back means refused.
+delete from durably_runs where id = :run_id and status in ({final})
+returning *
+
+-- forget_deletions
+-- Lines that tell of deletions are kept a while for watchers; never the newest, so that no position is used twice.
+delete from durably_journal
+ where type = 'run:delete' and at < :before and position < (select max(position) from durably_journal)
+
+-- purgeable
+-- Final runs that ended before a time, again checked when they are deleted.
+select id from durably_runs where ended_at < :before order by ended_at limit :limit

@@ -1,0 +1,413 @@
+"""The store's transactions, written once for every database.
+
+A transaction is a generator: it yields (statement name or SQL, parameters), receives the rows, and returns
+its result. Whoever drives it - a thread with sqlite3, a task with asyncpg - opens the transaction
+before and commits after, and may have to run it again when the outcome of a commit is unknown
+(``replay``). So a transaction makes no ids and reads no clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeVar
+
+from ..codec import dump_json
+from ..errors import LeaseLost, RunConflictError, RunNotFoundError
+from ..models import JournalRow, Lease, RunRow
+from ..state import (
+    CLAIM,
+    FINAL,
+    PARKED,
+    TRANSITIONS,
+    Status,
+    Transition,
+)
+from .base import Checkpoint, Claimed, Claims, Enqueued, Entry, NewRun, RunFilter, Settlement
+
+T = TypeVar("T")
+Row = Sequence[Any]
+Transaction = Generator[tuple[str, Mapping[str, Any]], Sequence[Row], T]
+
+MAX_LEASE = 600_000  # a run that keeps losing its lease gets a longer one, up to ten minutes
+_LOOK, _ROUNDS = 64, 16  # how many due runs a claim looks at in one go, and how often
+DELETIONS_KEPT = 86_400_000  # a day: how long a watcher may be away and still hear of a deletion
+
+
+class Dialect(NamedTuple):
+    """The words in which two databases differ."""
+
+    serial: str
+    for_update: str
+    label: str
+    """The value of the label :label_key, from the JSON text in ``labels``."""
+
+
+def statements(dialect: Dialect) -> dict[str, str]:
+    """Every statement of ``queries.sql``, and one for each row of the state table."""
+    words = {
+        **dialect._asdict(),
+        "parked": PARKED,
+        "final": _quoted(FINAL),
+        "claim_sources": _quoted(CLAIM.sources),
+    }
+    named = _parse(_read("queries.sql"))
+    move = named.pop("transition")
+    for row in TRANSITIONS:
+        fence = "and lease_token = :token" if row.fenced else ""
+        own = {"target": row.target, "sources": _quoted(row.sources), "fence": fence}
+        named.setdefault(row.name, _fill(move, own))  # "claim" has a statement of its own
+    return {name: _fill(text, words) for name, text in named.items()}
+
+
+def migrations(dialect: Dialect) -> dict[int, str]:
+    """The numbered migrations."""
+    folder = files(__package__).joinpath("migrations")
+    found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
+    words = dialect._asdict()
+    return {
+        int(name.partition("_")[0]): _fill(_read(f"migrations/{name}"), words) for name in found
+    }
+
+
+@cache
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _parse(text: str) -> dict[str, str]:
+    parts = re.split(r"^-- (\w+)\n", text, flags=re.MULTILINE)[1:]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return {name: re.sub(r"^--.*\n", "", sql, flags=re.MULTILINE).strip() for name, sql in pairs}
+
+
+def _fill(text: str, words: Mapping[str, Any]) -> str:
+    return re.sub(r"\{(\w+)\}", lambda m: str(words.get(m[1], m[0])), text)
+
+
+def _quoted(statuses: Iterable[Status]) -> str:
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+def enqueue(runs: Sequence[NewRun], now: int) -> Transaction[list[Enqueued]]:
+    """Store new runs; a known idempotency key gives the run that has it, whatever its status."""
+    enqueued: list[Enqueued] = []
+    for new in runs:
+        params = {**new._asdict(), "now": now}
+        if rows := (yield "enqueue", params):
+            yield "append_first", {"id": new.id, "now": now}
+            enqueued.append(Enqueued(RunRow._make(rows[0]), True))
+        else:
+            found = yield "enqueued", params
+            row = RunRow._make(found[0])
+            enqueued.append(Enqueued(row, row.id == new.id))
+    return enqueued
+
+
+def any_due(jobs: Sequence[str], now: int) -> Transaction[bool]:
+    """Whether one of these jobs has a run that wants a worker."""
+    for job in jobs:
+        if (yield "is_due", {"job": job, "now": now}):
+            return True
+    return False
+
+
+class ClaimRequest(NamedTuple):
+    """What a worker asks for."""
+
+    jobs: Sequence[str]
+    owner: str
+    token: str
+    now: int
+    lease: int
+    limit: int
+    takeover: bool
+
+
+def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
+    """Take the runs that have been due longest; park those whose concurrency key is busy."""
+    claimed: list[Claimed] = []
+    if replay:
+        mine = yield "claimed", {"token": ask.token, "owner": ask.owner}
+        claimed = [_as_claimed(RunRow._make(row), ask, resumed=True) for row in mine]
+    for attempt in range(_ROUNDS):
+        look = max(_LOOK, ask.limit) if attempt else ask.limit  # usually no key is busy
+        due = yield from _due(ask, look)
+        for candidate in due:
+            if len(claimed) >= ask.limit:
+                return Claims(claimed, True)
+            if got := (yield from _take(ask, *candidate)):
+                claimed.append(got)
+        if len(due) < look:
+            return Claims(claimed, False)
+    return Claims(claimed, True)
+
+
+def _due(ask: ClaimRequest, limit: int) -> Transaction[list[tuple[str, str, str | None, int]]]:
+    found: list[tuple[int, str, str, str | None, int]] = []
+    skipped = "" if ask.takeover else Status.RUNNING
+    for job in ask.jobs:
+        params = {"job": job, "now": ask.now, "limit": limit, "skipped": skipped}
+        rows = yield "due", params
+        found += [(due_at, id, status, key, count) for id, status, key, count, due_at in rows]
+    if len(ask.jobs) > 1:
+        found.sort()
+    return [candidate[1:] for candidate in found[:limit]]
+
+
+def _take(
+    ask: ClaimRequest, id: str, status: str, key: str | None, recoveries: int
+) -> Transaction[Claimed | None]:
+    lapsed = status == Status.RUNNING
+    if key is not None and not lapsed and (yield "busy", {"concurrency_key": key}):
+        yield "park", {"id": id}
+        return None
+    count = 0
+    if lapsed and not (yield "progressed", {"run_id": id}):
+        count = recoveries + 1
+    # A lease that was lost twice without a step in between was too short for this run.
+    lease = min(ask.lease << max(0, count - 1), max(MAX_LEASE, ask.lease))
+    rows = yield (
+        "claim",
+        {
+            "id": id,
+            "owner": ask.owner,
+            "token": ask.token,
+            "recoveries": count,
+            "due_at": ask.now + lease,
+            "now": ask.now,
+        },
+    )
+    if not rows:
+        return None
+    row = RunRow._make(rows[0])
+    seq = yield from _append(row, CLAIM, ask.now)
+    return _as_claimed(row, ask, seq=seq, resumed=row.generation > 1)
+
+
+def _as_claimed(row: RunRow, ask: ClaimRequest, *, seq: int = 0, resumed: bool) -> Claimed:
+    lease = Lease(row.id, ask.token, row.generation, (row.due_at or ask.now) - ask.now)
+    return Claimed(row, lease, seq, resumed)
+
+
+def _append(
+    row: RunRow, transition: Transition, now: int, data: str | None = None
+) -> Transaction[int]:
+    rows = yield (
+        "append",
+        {
+            "run_id": row.id,
+            "at": now,
+            "type": transition.event,
+            "attempt": row.generation,
+            "started_at": row.started_at,
+            "data": data,
+        },
+    )
+    return rows[0][0]
+
+
+def renew(leases: Sequence[Lease], now: int) -> Transaction[list[str]]:
+    """Prolong leases; the ids of those that are lost."""
+    lost: list[str] = []
+    for lease in leases:
+        until = {"due_at": now + lease.duration, "now": now}
+        if not (yield "renew", {"run_id": lease.run_id, "token": lease.token, **until}):
+            lost.append(lease.run_id)
+    return lost
+
+
+def record(lease: Lease, entry: Entry, *, replay: bool = False) -> Transaction[int]:
+    """Write the holder's line; the fence is in the statement itself."""
+    if replay and entry.type == "step:complete":
+        ours = {"run_id": lease.run_id, "step": entry.step, "attempt": lease.generation}
+        if rows := (yield "recorded", ours):
+            return rows[0][0]
+    rows = yield (
+        "record",
+        {
+            "run_id": lease.run_id,
+            "token": lease.token,
+            "at": entry.at,
+            "type": entry.type,
+            "step": entry.step,
+            "step_index": entry.step_index,
+            "started_at": entry.started_at,
+            "data": entry.data,
+        },
+    )
+    if not rows:
+        raise LeaseLost(lease.run_id)
+    return rows[0][0]
+
+
+def save_progress(lease: Lease, progress: str, now: int) -> Transaction[None]:
+    """Write the live progress."""
+    held = {"run_id": lease.run_id, "token": lease.token, "progress": progress, "now": now}
+    if not (yield "progress", held):
+        raise LeaseLost(lease.run_id)
+
+
+def settle(
+    lease: Lease, transition: Transition, settlement: Settlement, *, replay: bool = False
+) -> Transaction[tuple[RunRow, int]]:
+    """A fenced row of the table, its journal line, and the concurrency key handed on."""
+    rows = yield (
+        transition.name,
+        {
+            "run_id": lease.run_id,
+            "token": lease.token,
+            "now": settlement.now,
+            "due_at": settlement.due_at,
+            "output": settlement.output,
+            "error": settlement.error,
+            "progress": settlement.progress,
+            "ended_at": settlement.now if transition.target in FINAL else None,
+        },
+    )
+    if not rows:
+        found = yield "run", {"run_id": lease.run_id}
+        row = RunRow._make(found[0]) if found else None
+        if replay and row and row.status == transition.target and row.lease_token == lease.token:
+            return row, 0
+        raise LeaseLost(lease.run_id)
+    return (yield from _moved(RunRow._make(rows[0]), transition, settlement))
+
+
+def _moved(
+    row: RunRow, transition: Transition, settlement: Settlement
+) -> Transaction[tuple[RunRow, int]]:
+    seq = yield from _append(row, transition, settlement.now, settlement.error)
+    if transition.frees_key and row.concurrency_key is not None:
+        key = {"concurrency_key": row.concurrency_key}
+        if not (yield "busy", key):
+            yield "unpark", key
+    return row, seq
+
+
+def move(
+    run_id: str, transition: Transition, now: int, *, replay: bool = False
+) -> Transaction[tuple[RunRow, int]]:
+    """An unfenced row of the table (cancel, retry)."""
+    final = transition.target in FINAL
+    settlement = Settlement(now, due_at=None if final else now)
+    rows = yield (
+        transition.name,
+        {
+            "run_id": run_id,
+            "now": now,
+            "due_at": settlement.due_at,
+            "output": None,
+            "error": None,
+            "progress": None,
+            "ended_at": now if final else None,
+        },
+    )
+    if not rows:
+        found = yield "run", {"run_id": run_id}
+        if not found:
+            raise RunNotFoundError(run_id)
+        row = RunRow._make(found[0])
+        if replay and row.status == transition.target:
+            return row, 0
+        raise RunConflictError(run_id, transition.name, row.status)
+    return (yield from _moved(RunRow._make(rows[0]), transition, settlement))
+
+
+def expire(owner: str, now: int) -> Transaction[list[str]]:
+    """A dead owner's leases end now."""
+    return [row[0] for row in (yield "expire", {"owner": owner, "due_at": now})]
+
+
+def owners() -> Transaction[list[str]]:
+    """Who holds leases."""
+    return [row[0] for row in (yield "owners", {})]
+
+
+def run(run_id: str) -> Transaction[RunRow | None]:
+    """One run."""
+    rows = yield "run", {"run_id": run_id}
+    return RunRow._make(rows[0]) if rows else None
+
+
+def journal(run_id: str, after: int, limit: int) -> Transaction[list[JournalRow]]:
+    """A run's history."""
+    rows = yield "journal", {"run_id": run_id, "after": after, "limit": limit}
+    return [JournalRow._make(row) for row in rows]
+
+
+def journal_of(
+    run_id: str, types: tuple[str, str], after: int, limit: int
+) -> Transaction[list[JournalRow]]:
+    """A run's lines of two types."""
+    wanted = {"type": types[0], "other_type": types[1]}
+    rows = yield "journal_of", {"run_id": run_id, "after": after, "limit": limit, **wanted}
+    return [JournalRow._make(row) for row in rows]
+
+
+def delete(run_id: str, now: int, *, replay: bool = False) -> Transaction[RunRow | None]:
+    """Delete a final run and its journal; one line stays to tell of it."""
+    rows = yield "delete_run", {"run_id": run_id}
+    if not rows:
+        found = yield "run", {"run_id": run_id}
+        if found:
+            raise RunConflictError(run_id, "delete", RunRow._make(found[0]).status)
+        if replay:
+            return None
+        raise RunNotFoundError(run_id)
+    row = RunRow._make(rows[0])
+    gone = f'{{"job":{dump_json(row.job)},"labels":{row.labels}}}'
+    told = {"run_id": run_id, "at": now, "type": "run:delete", "attempt": row.generation}
+    # The line is written before the others go, so that no position is ever used twice.
+    yield "append", {**told, "started_at": None, "data": gone}
+    yield "forget_journal", {"run_id": run_id}
+    yield "forget_deletions", {"before": now - DELETIONS_KEPT}
+    return row
+
+
+def purge(before: int, now: int, limit: int) -> Transaction[list[RunRow]]:
+    """Delete what ended before a time; each is looked at again when it goes."""
+    purged: list[RunRow] = []
+    for row in (yield "purgeable", {"before": before, "limit": limit}):
+        if gone := (yield from delete(row[0], now)):
+            purged.append(gone)
+    return purged
+
+
+def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any]]:
+    """The listing's SQL: clauses from this closed set, values always as parameters."""
+    clauses: list[str] = []
+    params: dict[str, Any] = {"limit": filter.limit, "offset": filter.offset}
+    for column, values in (("job", filter.jobs), ("status", filter.statuses)):
+        if values:
+            names = [f"{column}_{i}" for i in range(len(values))]
+            params.update(zip(names, values, strict=True))
+            clauses.append(f"{column} in ({', '.join(':' + name for name in names)})")
+    for i, (key, value) in enumerate(filter.labels.items()):
+        params |= {f"label_key_{i}": key, f"label_{i}": value}
+        clauses.append(dialect.label.replace(":label_key", f":label_key_{i}") + f" = :label_{i}")
+    if filter.after is not None:
+        params |= {"after_created_at": filter.after[0], "after_id": filter.after[1]}
+        clauses.append("(created_at, id) < (:after_created_at, :after_id)")
+    where = f" where {' and '.join(clauses)}" if clauses else ""
+    order = " order by created_at desc, id desc limit :limit offset :offset"
+    return f"select * from durably_runs{where}{order}", params
+
+
+def one(text: str, params: Mapping[str, Any]) -> Transaction[Sequence[Row]]:
+    """A single statement."""
+    return (yield text, params)
+
+
+def checkpoints(run_id: str) -> Transaction[dict[str, Checkpoint]]:
+    """A run's committed steps."""
+    rows = yield "checkpoints", {"run_id": run_id}
+    return {name: Checkpoint(index or 0, data) for name, index, data in rows}
+
+
+def tail(position: int, limit: int) -> Transaction[list[tuple[int, str]]]:
+    """Lines after a position."""
+    rows = yield "tail", {"position": position, "limit": limit}
+    return [(row[0], row[1]) for row in rows]

@@ -1,0 +1,368 @@
+"""SQLite: one writer with group commit, one reader, several processes on one file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ..errors import ClosedError, SchemaError, StorageUnavailableError
+from ..models import JournalRow, Lease, RunRow
+from ..runtime import Runtime
+from ..state import Transition
+from . import guards, sql
+from .base import Checkpoint, Claims, Enqueued, Entry, NewRun, RunFilter, Settlement, Store
+from .writer import Connection, Operation, Writer, is_damaged, is_passing
+
+T = TypeVar("T")
+
+DIALECT = sql.Dialect(
+    serial="integer", for_update="", label="json_extract(labels, '$.\"' || :label_key || '\"')"
+)
+PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
+_BUSY_TIMEOUT = 5.0
+_CHECKPOINT_PAGES = 4000
+
+Durability = Literal["full", "process"]
+
+
+class SQLiteStore(Store):
+    """The store on one SQLite file, or in memory.
+
+    ``durability="full"`` syncs every commit to the disk: it survives a power loss.
+    ``durability="process"`` leaves that to the operating system: it survives any death of the
+    process, and a power loss may take the last commits with it, in order.
+    ``exclusive`` keeps the file to this process alone, as the browser must.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        runtime: Runtime,
+        *,
+        durability: Durability = "full",
+        exclusive: bool = False,
+        allow_network_fs: bool = False,
+    ) -> None:
+        self.path = None if str(path) == ":memory:" else Path(path)
+        self._runtime = runtime
+        self._durability = durability
+        self._exclusive = exclusive or self.path is None
+        self._allow_network_fs = allow_network_fs
+        self._statements = sql.statements(DIALECT)
+        self._writer: Writer | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._reading: ThreadPoolExecutor | None = None
+        self._connection: Connection | None = None
+        self._file: guards.FileGuard | None = None
+        self._checkpointer: guards.Checkpointer | None = None
+
+    # -- open, migrate, close
+
+    async def open(self) -> None:
+        guards.check_sqlite()
+        if self.path is not None:
+            if not self._allow_network_fs:
+                guards.check_file_system(self.path)
+            guards.create_private(self.path)
+        self._connection = await self._patiently(self._connect_writer)
+        self._writer = Writer(self._connection, self._statements, self._runtime)
+        self._writer.on_commit = self._committed
+        if self.path is not None:
+            self._file = guards.FileGuard(self.path)
+            self._writer.check = self._file.check_process
+        if self._runtime.threads and not self._exclusive:
+            self._reader = self._configure(self._open_connection())
+            self._reader.execute("pragma query_only = 1")
+            self._reading = ThreadPoolExecutor(1, "durably-reader")
+        if self.companion is not None:
+            self.companion.mkdir(mode=0o700, exist_ok=True)
+            self._checkpointer = guards.Checkpointer(self.companion / "checkpointer")
+        self._writer.start()
+        await self.look_after()
+
+    def _connect_writer(self) -> Connection:
+        connection = self._configure(self._open_connection())
+        connection.execute("begin immediate")
+        connection.execute("rollback")
+        if self.path is not None:
+            guards.check_writable(connection, self.path)
+        return connection
+
+    def _open_connection(self) -> sqlite3.Connection:
+        """Overridden by tests that inject faults."""
+        return sqlite3.connect(
+            self.path or ":memory:",
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=_BUSY_TIMEOUT if self._runtime.threads else 0.0,
+            cached_statements=256,
+        )
+
+    def _configure(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        try:
+            if self._exclusive:  # before WAL: then no shared memory is needed
+                connection.execute("pragma locking_mode = exclusive")
+            connection.execute("pragma journal_mode = wal")
+            level = "full" if self._durability == "full" else "normal"
+            connection.execute(f"pragma synchronous = {level}")
+            pages = _CHECKPOINT_PAGES if self._exclusive else 0
+            connection.execute(f"pragma wal_autocheckpoint = {pages}")
+            connection.execute("pragma cache_size = -16000")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _patiently(self, connect: Callable[[], T]) -> T:
+        """Opening needs the file for a moment, which another process may be opening too."""
+        give_up = self._runtime.monotonic() + PATIENCE
+        while True:
+            try:
+                return connect()
+            except sqlite3.Error as error:
+                if is_damaged(error):
+                    raise guards.damaged(self.path or Path(":memory:"), error) from None
+                if not is_passing(error) or self._runtime.monotonic() > give_up:
+                    raise StorageUnavailableError(
+                        f"{self.path} cannot be opened: {error}"
+                    ) from None
+            await self._runtime.sleep(self._runtime.jitter(0.02, 0.9))
+
+    async def migrate(self) -> None:
+        steps = sql.migrations(DIALECT)
+        await self._write(lambda _: self._migrate(steps), patience=PATIENCE)
+
+    def _migrate(self, steps: dict[int, str]) -> sql.Transaction[None]:
+        # The version is read under the write lock, so two processes cannot both migrate.
+        version = yield from self._version()
+        self._refuse_newer(version, max(steps))
+        for number in sorted(steps):
+            if number > version:
+                for statement in _split(steps[number]):
+                    yield statement, {}
+                yield "insert into durably_version (version) values (:version)", {"version": number}
+
+    def _version(self) -> sql.Transaction[int]:
+        yield "create table if not exists durably_version (version integer primary key)", {}
+        rows = yield "select coalesce(max(version), 0) from durably_version", {}
+        return rows[0][0]
+
+    def _refuse_newer(self, version: int, newest: int) -> None:
+        if version > newest:
+            raise SchemaError(
+                f"{self.path} was migrated by a newer Durably (schema {version}, this one knows "
+                f"{newest}); nothing was changed. Upgrade this process"
+            )
+
+    async def require_schema(self) -> None:
+        newest = max(sql.migrations(DIALECT))
+        version = await self.schema_version()
+        self._refuse_newer(version, newest)
+        if version < newest:
+            raise SchemaError(
+                f"{self.path} has schema {version}, this Durably needs {newest}: call "
+                "'await durably.migrate()' or run 'durably migrate'"
+            )
+
+    async def schema_version(self) -> int:
+        """The number of the last migration; 0 for a file without any."""
+        exists = "select 1 from sqlite_master where name = 'durably_version'"
+        if not await self._read(lambda: sql.one(exists, {})):
+            return 0
+        newest = "select coalesce(max(version), 0) from durably_version"
+        return (await self._read(lambda: sql.one(newest, {})))[0][0]
+
+    async def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        await writer.close()
+        if self._reading is not None:
+            self._reading.shutdown(wait=True)
+            self._reading = None
+        for connection in (self._reader, self._connection):
+            if connection is not None:
+                connection.close()
+        self._reader = self._connection = None
+        if self._checkpointer is not None:
+            self._checkpointer.resign()
+
+    @property
+    def companion(self) -> Path | None:
+        return None if self._exclusive else Path(f"{self.path}-durably")
+
+    async def look_after(self) -> None:
+        if self._file is None:
+            return
+        self._file.check_process()
+        self._file.check_file()
+        if self._checkpointer and not self._checkpointer.elected and self._checkpointer.try_elect():
+            pragma = f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}"
+            await self._write(lambda _: sql.one(pragma, {}))
+
+    # -- driving transactions
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the database cannot be written at the moment, if so."""
+        return self._writer.trouble if self._writer else None
+
+    def _committed(self, wakes: bool) -> None:
+        if self.on_commit:
+            self.on_commit(wakes)
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise ClosedError("Durably is not open: call init() first, or use 'async with durably'")
+        return self._writer
+
+    def _write(
+        self,
+        make: Callable[[bool], sql.Transaction[T]],
+        *,
+        atomic: bool = False,
+        wakes: bool | None = None,
+        patience: float | None = None,
+    ) -> asyncio.Future[T]:
+        return self._open_writer().run(make, atomic=atomic, wakes=wakes, patience=patience)
+
+    async def _read(self, make: Callable[[], sql.Transaction[T]]) -> T:
+        if self._reader is None:
+            return await self._write(lambda _: make(), patience=PATIENCE)
+        return await self._on_reader(self._drive, make)
+
+    async def _on_reader(self, fn: Callable[..., T], *args: Any) -> T:
+        self._open_writer()
+        if self._file is not None:
+            self._file.check_process()
+        return await asyncio.get_running_loop().run_in_executor(self._reading, fn, *args)
+
+    def _drive(self, make: Callable[[], sql.Transaction[T]]) -> T:
+        transaction = make()
+        try:
+            text, params = next(transaction)
+            while True:
+                text, params = transaction.send(self._execute(text, params))
+        except StopIteration as stop:
+            return stop.value
+
+    def _execute(self, text: str, params: Any) -> list[Any]:
+        if self._reader is None:
+            raise ClosedError("the database is closed")
+        return self._reader.execute(self._statements.get(text, text), params).fetchall()
+
+    # -- the life of a run
+
+    async def enqueue(self, runs: Sequence[NewRun], now: int) -> list[Enqueued]:
+        return await self._write(lambda _: sql.enqueue(runs, now), wakes=True, patience=PATIENCE)
+
+    async def any_due(self, jobs: Sequence[str], now: int) -> bool:
+        return await self._read(lambda: sql.any_due(jobs, now))
+
+    async def claim(
+        self, jobs: Sequence[str], owner: str, now: int, lease: int, limit: int, *, takeover: bool
+    ) -> Claims:
+        token = self._runtime.token()
+        ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover)
+        return await self._write(lambda replay: sql.claim(ask, replay=replay), wakes=False)
+
+    def renew(
+        self,
+        leases: Sequence[Lease],
+        now: int,
+        loop: asyncio.AbstractEventLoop,
+        lost: Callable[[list[str]], None],
+    ) -> None:
+        def done(ids: list[str] | None, error: BaseException | None) -> None:
+            if ids:
+                lost(ids)
+
+        self._open_writer().submit(Operation(lambda _: sql.renew(leases, now), done, loop))
+
+    def record(self, lease: Lease, entry: Entry) -> asyncio.Future[int]:
+        return self._write(
+            lambda replay: sql.record(lease, entry, replay=replay), atomic=True, wakes=False
+        )
+
+    async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
+        await self._write(
+            lambda _: sql.save_progress(lease, progress, now), atomic=True, wakes=False
+        )
+
+    async def settle(
+        self, lease: Lease, transition: Transition, settlement: Settlement
+    ) -> tuple[RunRow, int]:
+        return await self._write(
+            lambda replay: sql.settle(lease, transition, settlement, replay=replay),
+            wakes=settlement.wakes,
+        )
+
+    async def move(self, run_id: str, transition: Transition, now: int) -> tuple[RunRow, int]:
+        return await self._write(
+            lambda replay: sql.move(run_id, transition, now, replay=replay),
+            wakes=True,
+            patience=PATIENCE,
+        )
+
+    async def expire(self, owner: str, now: int) -> list[str]:
+        return await self._write(lambda _: sql.expire(owner, now), wakes=True)
+
+    async def owners(self) -> list[str]:
+        return await self._read(sql.owners)
+
+    async def run(self, run_id: str) -> RunRow | None:
+        return await self._read(lambda: sql.run(run_id))
+
+    async def runs(self, filter: RunFilter) -> list[RunRow]:
+        text, params = sql.select_runs(DIALECT, filter)
+        rows = await self._read(lambda: sql.one(text, params))
+        return [RunRow._make(row) for row in rows]
+
+    async def checkpoints(self, run_id: str) -> dict[str, Checkpoint]:
+        return await self._read(lambda: sql.checkpoints(run_id))
+
+    async def journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[JournalRow]:
+        return await self._read(lambda: sql.journal(run_id, after, limit))
+
+    async def steps(self, run_id: str) -> list[JournalRow]:
+        types = ("step:complete", "step:fail")
+        return await self._read(lambda: sql.journal_of(run_id, types, 0, 1_000_000))
+
+    async def logs(self, run_id: str, after: int = 0, limit: int = 1000) -> list[JournalRow]:
+        types = ("log:write", "log:write")
+        return await self._read(lambda: sql.journal_of(run_id, types, after, limit))
+
+    async def delete(self, run_id: str, now: int) -> RunRow | None:
+        return await self._write(
+            lambda replay: sql.delete(run_id, now, replay=replay), wakes=False, patience=PATIENCE
+        )
+
+    async def purge(self, before: int, now: int, limit: int = 500) -> list[RunRow]:
+        return await self._write(
+            lambda _: sql.purge(before, now, limit), wakes=False, patience=PATIENCE
+        )
+
+    async def tail(self, position: int, limit: int = 1000) -> list[tuple[int, str]]:
+        return await self._read(lambda: sql.tail(position, limit))
+
+    async def end_of_tail(self) -> int:
+        return (await self._read(lambda: sql.one("end_of_tail", {})))[0][0]
+
+    async def changed(self) -> int:
+        return (await self._read(lambda: sql.one("pragma data_version", {})))[0][0]
+
+
+def _split(script: str) -> list[str]:
+    """The statements of a script: sqlite3 runs them one by one, inside our transaction."""
+    found: list[str] = []
+    text = ""
+    for line in script.splitlines(keepends=True):
+        text += line.partition("--")[0] + "\n"
+        if sqlite3.complete_statement(text):
+            found.append(text.strip())
+            text = ""
+    return found

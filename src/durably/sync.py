@@ -1,0 +1,309 @@
+"""The same for callers that cannot await: an event loop in a thread, not a second implementation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from . import events
+from .durably import Durably
+from .errors import ClosedError, JobNotFoundError
+from .handle import JobHandle, Trigger
+from .job import Job
+from .models import I, LogEntry, O, Run, StepRecord
+from .runtime import Seconds
+from .state import Status
+
+T = TypeVar("T")
+
+
+class Portal:
+    """An event loop in a thread of its own, and the way into it."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it."""
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise ClosedError("this Durably is closed; use it inside 'with durably.sync() as d'")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, stream: AsyncIterator[T]) -> Iterator[T]:
+        """Iterate an asynchronous generator from here."""
+        try:
+            while True:
+                try:
+                    yield self.call(_next(stream))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self.call(cast("Any", stream).aclose())
+
+    def close(self) -> None:
+        """Stop the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(stream: AsyncIterator[T]) -> T:
+    return await anext(stream)
+
+
+class SyncDurably:
+    """``Durably`` for blocking callers (Flask, Django, scripts). Use it from any thread.
+
+    ``with durably.sync() as d: run = d.trigger(sync_users, SyncUsers(org_id="org_1"))``
+    """
+
+    def __init__(self, durably: Durably) -> None:
+        self._durably = durably
+        self._open: Portal | None = None
+
+    @property
+    def _portal(self) -> Portal:
+        if self._open is None:
+            raise ClosedError(
+                "this Durably is not open: use 'with durably.sync() as d', or d.init()"
+            )
+        return self._open
+
+    def init(self) -> None:
+        """Migrate the database and start the worker, in a thread."""
+        self._start(self._durably.init())
+
+    def migrate(self) -> None:
+        """Bring the database up to date, without a worker."""
+        self._start(self._durably.migrate())
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        fresh = self._open is None
+        self._open = self._open or Portal("durably-loop")
+        try:
+            self._open.call(coroutine)
+        except BaseException:
+            if fresh:
+                self._open.close()
+                self._open = None
+            raise
+
+    def stop(self, grace: Seconds = 25.0) -> None:
+        """As ``Durably.stop``."""
+        if self._open is not None:
+            portal, self._open = self._open, None
+            try:
+                portal.call(self._durably.stop(grace))
+            finally:
+                portal.close()
+
+    def __enter__(self) -> SyncDurably:
+        self.init()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def register(self, job: Job[I, O]) -> SyncJobHandle[I, O]:
+        """As ``Durably.register``."""
+        return SyncJobHandle(self, self._durably.register(job))
+
+    def handle(self, job: Job[I, O] | JobHandle[I, O]) -> SyncJobHandle[I, O]:
+        """The blocking handle of a job."""
+        handle = self._durably.register(job) if isinstance(job, Job) else job
+        return SyncJobHandle(self, handle)
+
+    def get_job(self, name: str) -> SyncJobHandle[Any, Any] | None:
+        """As ``Durably.get_job``."""
+        handle = self._durably.get_job(name)
+        return None if handle is None else SyncJobHandle(self, handle)
+
+    def job(self, name: str) -> SyncJobHandle[Any, Any]:
+        """The blocking handle of the job registered as ``name``, or ``JobNotFoundError``."""
+        if (handle := self.get_job(name)) is None:
+            raise JobNotFoundError(f"job {name!r} is not registered here")
+        return handle
+
+    def on(
+        self, event: str | type[events.Event], listener: Callable[[Any], object]
+    ) -> Callable[[], None]:
+        """As ``Durably.on``; the listener is called in the loop's thread."""
+        return cast("Any", self._durably).on(event, listener)
+
+    def trigger(
+        self,
+        job: Job[I, O] | JobHandle[I, O],
+        input: I = cast("Any", None),
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Run[I, O]:
+        """As ``JobHandle.trigger``."""
+        return self.handle(job).trigger(
+            input, idempotency_key=idempotency_key, concurrency_key=concurrency_key, labels=labels
+        )
+
+    def trigger_and_wait(
+        self,
+        job: Job[I, O] | JobHandle[I, O],
+        input: I = cast("Any", None),
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: Seconds | None = None,
+    ) -> Run[I, O]:
+        """As ``JobHandle.trigger_and_wait``."""
+        return self.handle(job).trigger_and_wait(
+            input,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            labels=labels,
+            timeout=timeout,
+        )
+
+    def run_until_idle(self) -> int:
+        """As ``Durably.run_until_idle``."""
+        if self._open is None:
+            self.migrate()
+        return self._portal.call(self._durably.run_until_idle())
+
+    def get_run(self, run_id: str) -> Run | None:
+        """As ``Durably.get_run``."""
+        return self._portal.call(self._durably.get_run(run_id))
+
+    def get_runs(
+        self,
+        *,
+        job: str | Sequence[str] = (),
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> list[Run]:
+        """As ``Durably.get_runs``."""
+        found = self._durably.get_runs(
+            job=job, status=status, labels=labels, limit=limit, offset=offset, cursor=cursor
+        )
+        return self._portal.call(found)
+
+    def get_steps(self, run_id: str) -> list[StepRecord]:
+        """As ``Durably.get_steps``."""
+        return self._portal.call(self._durably.get_steps(run_id))
+
+    def get_logs(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[LogEntry]:
+        """As ``Durably.get_logs``."""
+        return self._portal.call(self._durably.get_logs(run_id, after=after, limit=limit))
+
+    def subscribe(self, run_id: str, after: int = 0) -> Iterator[events.AnyEvent]:
+        """As ``Durably.subscribe``, blocking between events."""
+        return self._portal.iterate(self._durably.subscribe(run_id, after))
+
+    def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
+        """As ``Durably.wait``."""
+        return self._portal.call(self._durably.wait(run, timeout))
+
+    def retry(self, run_id: str) -> Run:
+        """As ``Durably.retry``."""
+        return self._portal.call(self._durably.retry(run_id))
+
+    def retrigger(self, run_id: str) -> Run:
+        """As ``Durably.retrigger``."""
+        return self._portal.call(self._durably.retrigger(run_id))
+
+    def cancel(self, run_id: str) -> Run:
+        """As ``Durably.cancel``."""
+        return self._portal.call(self._durably.cancel(run_id))
+
+    def delete_run(self, run_id: str) -> None:
+        """As ``Durably.delete_run``."""
+        self._portal.call(self._durably.delete_run(run_id))
+
+    def purge_runs(self, *, older_than: Seconds) -> int:
+        """As ``Durably.purge_runs``."""
+        return self._portal.call(self._durably.purge_runs(older_than=older_than))
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run any coroutine on the loop of this instance."""
+        return self._portal.call(coroutine)
+
+
+class SyncJobHandle(Generic[I, O]):
+    """``JobHandle`` for blocking callers."""
+
+    def __init__(self, durably: SyncDurably, handle: JobHandle[I, O]) -> None:
+        self._durably = durably
+        self._handle = handle
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self._handle.name
+
+    def trigger(
+        self,
+        input: I = cast("Any", None),
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Run[I, O]:
+        """As ``JobHandle.trigger``."""
+        triggered = self._handle.trigger(
+            input, idempotency_key=idempotency_key, concurrency_key=concurrency_key, labels=labels
+        )
+        return self._durably.call(triggered)
+
+    def trigger_and_wait(
+        self,
+        input: I = cast("Any", None),
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: Seconds | None = None,
+    ) -> Run[I, O]:
+        """As ``JobHandle.trigger_and_wait``."""
+        done = self._handle.trigger_and_wait(
+            input,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            labels=labels,
+            timeout=timeout,
+        )
+        return self._durably.call(done)
+
+    def batch_trigger(self, inputs: Sequence[I | Trigger[I]]) -> list[Run[I, O]]:
+        """As ``JobHandle.batch_trigger``."""
+        return self._durably.call(self._handle.batch_trigger(inputs))
+
+    def get_run(self, run_id: str) -> Run[I, O] | None:
+        """As ``JobHandle.get_run``."""
+        return self._durably.call(self._handle.get_run(run_id))
+
+    def get_runs(
+        self,
+        *,
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> list[Run[I, O]]:
+        """As ``JobHandle.get_runs``."""
+        found = self._handle.get_runs(
+            status=status, labels=labels, limit=limit, offset=offset, cursor=cursor
+        )
+        return self._durably.call(found)

@@ -1,0 +1,254 @@
+"""The worker: claims due runs and executes them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import DatabaseReplacedError, ForkedError, HandedBack, LeaseLost, StorageError
+from .execution import Engine, Execution, Released
+from .heartbeat import Heartbeat
+from .job import Job
+from .store.base import Claimed
+
+logger = logging.getLogger("durably")
+
+_HAND_BACK = 5.0  # seconds that an interrupted run has to end before it is handed back without it
+_CLOCK_JUMP = 1.0  # seconds between wall and monotonic clock that count as a jump
+_CHORES = 60.0  # seconds between two purges of old runs
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker works; durations in seconds."""
+
+    name: str
+    polling_interval: float
+    heartbeat_interval: float
+    stale_threshold: float
+    max_concurrent_runs: int
+
+
+class Worker:
+    """Keeps up to ``max_concurrent_runs`` runs going, of the jobs that it knows."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        jobs: Mapping[str, Job[Any, Any]],
+        options: WorkerOptions,
+        *,
+        is_dead: Callable[[str], bool] = lambda _: False,
+        chore: Callable[[], Any] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._options = options
+        self._is_dead = is_dead
+        self._chore = chore
+        self._runtime, self._store = engine.runtime, engine.store
+        self._executions: dict[str, Execution[Any, Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self._backlog = True
+        self._woken = asyncio.Event()
+        self._stopping = False
+        self._main: asyncio.Task[None] | None = None
+        self._chores_at = float("-inf")
+        self._clock_offset: float | None = None
+        self._no_takeover_before = float("-inf")
+        self._loop = asyncio.get_running_loop()
+        self._heartbeat = Heartbeat(self._runtime, options.heartbeat_interval, self._beat)
+        self.claimed = 0
+        """How many runs this worker has taken up."""
+
+    @property
+    def running(self) -> int:
+        """How many runs it executes now."""
+        return self._busy
+
+    # -- start and stop
+
+    def start(self) -> None:
+        """Begin to claim runs."""
+        self._heartbeat.start()
+        self._main = asyncio.create_task(self._work(), name="durably-worker")
+
+    def wake(self) -> None:
+        """A run may be due."""
+        self._backlog = True
+        self._woken.set()
+
+    async def work_until_idle(self) -> None:
+        """Without ``start``: execute what is due until nothing is."""
+        self._heartbeat.start()
+        try:
+            await self._bury_dead()
+            while True:
+                more = await self._claim()
+                if self._tasks:
+                    await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                elif not more:
+                    return
+        finally:
+            self._heartbeat.stop()
+
+    async def stop(self, grace: float) -> None:
+        """Claim no more, let runs end for ``grace`` seconds, then hand the rest back."""
+        self._stopping = True
+        self._woken.set()
+        if self._main is not None:
+            with suppress(asyncio.CancelledError):
+                await self._main
+        if self._tasks and grace > 0:
+            await asyncio.wait(self._tasks, timeout=grace)
+        for execution in list(self._executions.values()):
+            execution.stop(HandedBack("this worker is stopping"))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_HAND_BACK)
+        for execution in list(self._executions.values()):
+            logger.warning(
+                "run %s does not end when cancelled; it is handed back", execution.run_id
+            )
+            await execution.settle(Released())
+        self._heartbeat.stop()
+
+    # -- claiming
+
+    async def _work(self) -> None:
+        first = True
+        while not self._stopping:
+            self._woken.clear()
+            try:
+                if first:
+                    await self._bury_dead()
+                    first = False
+                if not await self._claim():
+                    await self._sleep()
+            except (DatabaseReplacedError, ForkedError) as error:
+                self._abandon(error)
+                return
+            except StorageError as error:
+                if not self._stopping:
+                    logger.warning("no runs can be claimed: %s", error)
+                    await self._sleep()
+
+    async def _claim(self) -> bool:
+        """Take what is due into the free slots; True when there is more and room for it."""
+        free = self._options.max_concurrent_runs - self._busy
+        if free <= 0 or not self._backlog or not self._jobs:
+            return False
+        self._backlog = False
+        lease = round(self._options.stale_threshold * 1000)
+        claims = await self._store.claim(
+            list(self._jobs),
+            self._options.name,
+            self._runtime.now(),
+            lease,
+            free,
+            takeover=self._may_take_over(),
+        )
+        for claimed in claims.taken:
+            self._spawn(claimed)
+        self._backlog = self._backlog or claims.more
+        return self._backlog and self._busy < self._options.max_concurrent_runs
+
+    async def _sleep(self) -> None:
+        """Until somebody wakes us, or the next poll finds something due."""
+        pause = self._runtime.jitter(self._options.polling_interval)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
+                return
+        await self._store.look_after()
+        await self._do_chores()
+        if self._busy < self._options.max_concurrent_runs and await self._store.any_due(
+            list(self._jobs), self._runtime.now()
+        ):
+            self._backlog = True
+
+    def _may_take_over(self) -> bool:
+        """Not for one lease after the wall clock jumped: leases only look lapsed then."""
+        offset = self._runtime.now() / 1000 - self._runtime.monotonic()
+        if self._clock_offset is not None and abs(offset - self._clock_offset) > _CLOCK_JUMP:
+            logger.warning("the clock jumped by %+.1f s", offset - self._clock_offset)
+            self._no_takeover_before = self._runtime.monotonic() + self._options.stale_threshold
+        self._clock_offset = offset
+        return self._runtime.monotonic() >= self._no_takeover_before
+
+    async def _bury_dead(self) -> None:
+        """A restart need not wait for the leases of a process that is provably dead."""
+        for owner in await self._store.owners():
+            if owner != self._options.name and self._is_dead(owner):
+                expired = await self._store.expire(owner, self._runtime.now())
+                logger.info("worker %s is dead; its runs are due: %s", owner, expired)
+
+    async def _do_chores(self) -> None:
+        now = self._runtime.monotonic()
+        if self._chore is not None and now - self._chores_at >= _CHORES:
+            self._chores_at = now
+            await self._chore()
+
+    # -- executing
+
+    def _spawn(self, claimed: Claimed) -> None:
+        execution = Execution(self._engine, self._jobs[claimed.row.job], claimed)
+        self._executions[execution.run_id] = execution
+        self._busy += 1
+        self.claimed += 1
+        task = asyncio.create_task(self._execute(execution))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _execute(self, execution: Execution[Any, Any]) -> None:
+        try:
+            await execution.execute(self._body_done)
+        finally:
+            if self._executions.get(execution.run_id) is execution:
+                del self._executions[execution.run_id]
+        if execution.shutdown is not None:
+            self._loop.call_soon(_raise, execution.shutdown)
+
+    def _body_done(self) -> None:
+        """A slot is free before the outcome is written, so that the next claim joins that commit."""
+        self._busy -= 1
+        if self._backlog:
+            self._woken.set()
+
+    def find(self, run_id: str) -> Execution[Any, Any] | None:
+        """The execution of a run, if this worker has it."""
+        return self._executions.get(run_id)
+
+    # -- leases
+
+    def _beat(self) -> None:
+        """On the heartbeat's thread."""
+        leases = [execution.lease for execution in list(self._executions.values())]
+        if leases:
+            self._store.renew(leases, self._runtime.now(), self._loop, self._lost)
+
+    def _lost(self, run_ids: list[str]) -> None:
+        for run_id in run_ids:
+            if (execution := self._executions.get(run_id)) is not None:
+                task = asyncio.create_task(self._interrupt(execution))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _interrupt(self, execution: Execution[Any, Any]) -> None:
+        if execution.interrupt is None and not execution.is_over:
+            interrupt = await execution.why_lost()
+            execution.stop(interrupt)
+
+    def _abandon(self, error: StorageError) -> None:
+        logger.critical("this worker stops: %s", error)
+        self._heartbeat.stop()
+        for execution in list(self._executions.values()):
+            execution.stop(LeaseLost(str(error)))
+
+
+def _raise(error: BaseException) -> None:
+    raise error
