@@ -69,7 +69,7 @@ class PlainCodec(Codec[Any]):
     """Plain JSON: None, bool, int, finite float, str, and lists and dicts with str keys of these."""
 
     def keep(self, value: Any) -> Kept[Any]:
-        kind = type(value)
+        kind = cast("type[Any]", type(value))
         if value is None or kind is bool:
             return Kept(_encode(value), value)
         try:
@@ -148,6 +148,8 @@ def codec_for(annotation: Any) -> Codec[Any]:
 
 
 def _make_typed(annotation: Any) -> Codec[Any]:
+    if get_origin(annotation) in (Coroutine, Awaitable, Generator):  # its result is what is kept
+        return codec_for(get_args(annotation)[-1])
     try:
         return TypedCodec(TypeAdapter(annotation, config=_STRING_SAFE))
     except PydanticUserError as error:
@@ -169,10 +171,10 @@ def codec_of_returns(fn: Callable[..., Any]) -> Codec[Any]:
         return PLAIN
     annotation = annotations.get("return", Any)
     if not isinstance(annotation, str):
-        return codec_for(_awaited(annotation))
+        return codec_for(annotation)
     code = fn.__code__
     if (codec := _by_code.get(code)) is None:
-        codec = codec_for(_awaited(evaluate_signature(fn).return_annotation))
+        codec = codec_for(evaluate_signature(fn).return_annotation)
         _by_code[code] = codec
     return codec
 
@@ -183,9 +185,11 @@ _by_code: WeakKeyDictionary[CodeType, Codec[Any]] = WeakKeyDictionary()
 
 def evaluate_signature(fn: Callable[..., Any]) -> inspect.Signature:
     """The signature of ``fn`` with its annotations as types, not as text."""
-    closure = inspect.getclosurevars(fn).nonlocals if inspect.isfunction(fn) else {}
+    closure: dict[str, Any] = {}
+    if inspect.isfunction(fn):
+        closure.update(inspect.getclosurevars(fn).nonlocals)
     try:
-        return inspect.signature(fn, eval_str=True, locals=dict(closure))
+        return inspect.signature(fn, eval_str=True, locals=closure)
     except NameError as error:
         name = getattr(fn, "__qualname__", repr(fn))
         raise TypeError(
@@ -194,18 +198,12 @@ def evaluate_signature(fn: Callable[..., Any]) -> inspect.Signature:
         ) from None
 
 
-def _awaited(annotation: Any) -> Any:
-    if get_origin(annotation) in (Coroutine, Awaitable, Generator):
-        return get_args(annotation)[-1]
-    return annotation
-
-
 def _is_plain(value: Any) -> bool:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
         below: list[Any] = []
         for item in level:
-            kind = type(item)
+            kind = cast("type[Any]", type(item))
             if kind is str or kind is bool or item is None or kind is int or kind is float:
                 continue  # the encoder has refused infinities and integers that are too long
             if kind is dict:
@@ -246,7 +244,7 @@ def _first_unplain(value: Any) -> Unstorable:
 
 
 def _unplain(item: Any) -> str | None:
-    kind = type(item)
+    kind = cast("type[Any]", type(item))
     if kind is float:
         return None if math.isfinite(item) else f"the float {item!r}"
     if kind is int:

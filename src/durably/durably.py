@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
@@ -258,9 +258,14 @@ class Durably:
         if name not in events.EVENT_TYPES:
             known = ", ".join(sorted(events.EVENT_TYPES))
             raise ConfigurationError(f"there is no event {name!r}; there are: {known}")
-        if listener is None:
-            return lambda fn: (self._listen(name, fn), fn)[1]
-        return self._listen(name, listener)
+        if listener is not None:
+            return self._listen(name, listener)
+
+        def decorate(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            self._listen(name, fn)
+            return fn
+
+        return decorate
 
     def _listen(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
         self._listeners.setdefault(name, []).append(listener)
@@ -480,19 +485,14 @@ class Durably:
             raise RunNotFoundError(run_id)
         return [log_from_row(row) for row in await self._store.logs(run_id, after, limit)]
 
-    async def subscribe(self, run_id: str, after: int = 0) -> AsyncIterator[events.AnyEvent]:
+    def subscribe(self, run_id: str, after: int = 0) -> AsyncGenerator[events.AnyEvent, None]:
         """A run's events: its journal after number ``after``, then live, until it is over.
 
         Works whichever process executes the run. Journaled events come exactly once, in order.
         """
         self._check_loop()
         assert self._feed is not None
-        stream = self._feed.subscribe(run_id, after)
-        try:
-            async for event in stream:
-                yield event
-        finally:
-            await stream.aclose()
+        return self._feed.subscribe(run_id, after)
 
     async def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
         """The run once it is completed, whichever process executes it.

@@ -204,7 +204,7 @@ def event_from_row(row: JournalRow) -> AnyEvent:
 
 def _common(row: JournalRow) -> dict[str, Any]:
     # The row that tells of a deletion outlives its run, so it carries the run's job and labels.
-    gone = load_json(row.data) if row.type == "run:delete" else {}
+    gone: dict[str, Any] = load_json(row.data) if row.type == "run:delete" else {}
     return {
         "run_id": row.run_id,
         "job": row.job or gone.get("job", ""),

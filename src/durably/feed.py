@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from .codec import load_json
@@ -91,7 +91,7 @@ class Feed:
                 await self._looking
             self._looking = None
 
-    async def subscribe(self, run_id: str, after: int = 0) -> AsyncIterator[AnyEvent]:
+    async def subscribe(self, run_id: str, after: int = 0) -> AsyncGenerator[AnyEvent, None]:
         """A run's events: the journal after a number, then live, until the run is over."""
         watcher = self._join(run_id)
         last, final, told = after, False, None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_LIMIT = 1000
 MAX_LABELS = 64
+_NO_INPUT: Any = None  # for a job that takes none
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class JobHandle(Generic[I, O]):
 
     async def trigger(
         self,
-        input: I = cast("Any", None),
+        input: I = _NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
@@ -88,7 +89,7 @@ class JobHandle(Generic[I, O]):
 
     async def trigger_and_wait(
         self,
-        input: I = cast("Any", None),
+        input: I = _NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,

@@ -17,6 +17,7 @@ from .runtime import Runtime
 
 logger = logging.getLogger("durably")
 
+_frames = sys._current_frames  # pyright: ignore[reportPrivateUsage]  # documented, if oddly named
 BLOCKED_AFTER = 5.0  # seconds without an answer from the loop
 
 
@@ -73,7 +74,7 @@ class Heartbeat:
                 self._stopped.set()
         elif now - self._asked_at > BLOCKED_AFTER and not self._reported:
             self._reported = True
-            frame = sys._current_frames().get(self._loop_thread)
+            frame = _frames().get(self._loop_thread)
             stack = "".join(traceback.format_stack(frame)) if frame else "unknown\n"
             logger.warning(
                 "the event loop has been blocked for %.1f s; leases are kept, but nothing else runs. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError as ThreadCancelled
 from dataclasses import dataclass
@@ -256,7 +257,7 @@ class SyncStep(_Handle):
 def _run_inline(coroutine: Any) -> Any:
     """Without threads a sync job cannot block for a commit: the platform must be able to wait."""
     try:
-        from pyodide.ffi import run_sync  # type: ignore[import-not-found]
+        run_sync: Callable[[Any], Any] = importlib.import_module("pyodide.ffi").run_sync
     except ImportError:
         coroutine.close()
         raise ConfigurationError(

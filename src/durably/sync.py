@@ -17,6 +17,7 @@ from .runtime import Seconds
 from .state import Status
 
 T = TypeVar("T")
+_NO_INPUT: Any = None  # for a job that takes none
 
 
 class Portal:
@@ -143,7 +144,7 @@ class SyncDurably:
     def trigger(
         self,
         job: Job[I, O] | JobHandle[I, O],
-        input: I = cast("Any", None),
+        input: I = _NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
@@ -157,7 +158,7 @@ class SyncDurably:
     def trigger_and_wait(
         self,
         job: Job[I, O] | JobHandle[I, O],
-        input: I = cast("Any", None),
+        input: I = _NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
@@ -254,7 +255,7 @@ class SyncJobHandle(Generic[I, O]):
 
     def trigger(
         self,
-        input: I = cast("Any", None),
+        input: I = _NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
@@ -268,7 +269,7 @@ class SyncJobHandle(Generic[I, O]):
 
     def trigger_and_wait(
         self,
-        input: I = cast("Any", None),
+        input: I = _NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,

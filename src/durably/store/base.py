@@ -67,7 +67,7 @@ class Entry(NamedTuple):
 class Checkpoint(NamedTuple):
     """A committed step."""
 
-    index: int
+    step_index: int
     data: str
 
 

@@ -64,7 +64,7 @@ def statements(dialect: Dialect) -> dict[str, str]:
 
 def migrations(dialect: Dialect) -> dict[int, str]:
     """The numbered migrations."""
-    folder = files(__package__).joinpath("migrations")
+    folder = files("durably.store").joinpath("migrations")
     found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
     words = dialect._asdict()
     return {
@@ -74,7 +74,7 @@ def migrations(dialect: Dialect) -> dict[int, str]:
 
 @cache
 def _read(name: str) -> str:
-    return files(__package__).joinpath(name).read_text("utf-8")
+    return files("durably.store").joinpath(name).read_text("utf-8")
 
 
 def _parse(text: str) -> dict[str, str]:
@@ -371,7 +371,8 @@ def purge(before: int, now: int, limit: int) -> Transaction[list[RunRow]]:
     """Delete what ended before a time; each is looked at again when it goes."""
     purged: list[RunRow] = []
     for row in (yield "purgeable", {"before": before, "limit": limit}):
-        if gone := (yield from delete(row[0], now)):
+        gone = yield from delete(row[0], now)
+        if gone is not None:
             purged.append(gone)
     return purged
 

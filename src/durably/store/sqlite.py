@@ -22,9 +22,10 @@ T = TypeVar("T")
 DIALECT = sql.Dialect(
     serial="integer", for_update="", label="json_extract(labels, '$.\"' || :label_key || '\"')"
 )
+_HEAVY_BATCH = 20  # runs
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
-_BUSY_TIMEOUT = 5.0
-_CHECKPOINT_PAGES = 4000
+_CHECKPOINT_PAGES = 4000  # the net; the writer checkpoints about every thousand
+_AUTOCHECKPOINT = f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}"
 
 Durability = Literal["full", "process"]
 
@@ -98,7 +99,7 @@ class SQLiteStore(Store):
             self.path or ":memory:",
             isolation_level=None,
             check_same_thread=False,
-            timeout=_BUSY_TIMEOUT if self._runtime.threads else 0.0,
+            timeout=0.0,  # the writer waits for its turn itself, so that the loop never does
             cached_statements=256,
         )
 
@@ -134,7 +135,7 @@ class SQLiteStore(Store):
 
     async def migrate(self) -> None:
         steps = sql.migrations(DIALECT)
-        await self._write(lambda _: self._migrate(steps), patience=PATIENCE)
+        await self._write(lambda _: self._migrate(steps), heavy=True, patience=PATIENCE)
 
     def _migrate(self, steps: dict[int, str]) -> sql.Transaction[None]:
         # The version is read under the write lock, so two processes cannot both migrate.
@@ -201,8 +202,8 @@ class SQLiteStore(Store):
         self._file.check_process()
         self._file.check_file()
         if self._checkpointer and not self._checkpointer.elected and self._checkpointer.try_elect():
-            pragma = f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}"
-            await self._write(lambda _: sql.one(pragma, {}))
+            self._open_writer().checkpoints = True
+            await self._write(lambda _: sql.one(_AUTOCHECKPOINT, {}))
 
     # -- driving transactions
 
@@ -225,21 +226,25 @@ class SQLiteStore(Store):
         make: Callable[[bool], sql.Transaction[T]],
         *,
         atomic: bool = False,
+        heavy: bool = False,
         wakes: bool | None = None,
         patience: float | None = None,
     ) -> asyncio.Future[T]:
-        return self._open_writer().run(make, atomic=atomic, wakes=wakes, patience=patience)
+        return self._open_writer().run(
+            make, atomic=atomic, heavy=heavy, wakes=wakes, patience=patience
+        )
 
     async def _read(self, make: Callable[[], sql.Transaction[T]]) -> T:
         if self._reader is None:
             return await self._write(lambda _: make(), patience=PATIENCE)
-        return await self._on_reader(self._drive, make)
+        return await self._on_reader(make)
 
-    async def _on_reader(self, fn: Callable[..., T], *args: Any) -> T:
+    async def _on_reader(self, make: Callable[[], sql.Transaction[T]]) -> T:
         self._open_writer()
         if self._file is not None:
             self._file.check_process()
-        return await asyncio.get_running_loop().run_in_executor(self._reading, fn, *args)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reading, lambda: self._drive(make))
 
     def _drive(self, make: Callable[[], sql.Transaction[T]]) -> T:
         transaction = make()
@@ -258,7 +263,10 @@ class SQLiteStore(Store):
     # -- the life of a run
 
     async def enqueue(self, runs: Sequence[NewRun], now: int) -> list[Enqueued]:
-        return await self._write(lambda _: sql.enqueue(runs, now), wakes=True, patience=PATIENCE)
+        heavy = len(runs) > _HEAVY_BATCH
+        return await self._write(
+            lambda _: sql.enqueue(runs, now), heavy=heavy, wakes=True, patience=PATIENCE
+        )
 
     async def any_due(self, jobs: Sequence[str], now: int) -> bool:
         return await self._read(lambda: sql.any_due(jobs, now))
@@ -281,7 +289,9 @@ class SQLiteStore(Store):
             if ids:
                 lost(ids)
 
-        self._open_writer().submit(Operation(lambda _: sql.renew(leases, now), done, loop))
+        self._open_writer().submit_from_thread(
+            Operation(lambda _: sql.renew(leases, now), done, loop)
+        )
 
     def record(self, lease: Lease, entry: Entry) -> asyncio.Future[int]:
         return self._write(
@@ -338,12 +348,15 @@ class SQLiteStore(Store):
 
     async def delete(self, run_id: str, now: int) -> RunRow | None:
         return await self._write(
-            lambda replay: sql.delete(run_id, now, replay=replay), wakes=False, patience=PATIENCE
+            lambda replay: sql.delete(run_id, now, replay=replay),
+            heavy=True,
+            wakes=False,
+            patience=PATIENCE,
         )
 
     async def purge(self, before: int, now: int, limit: int = 500) -> list[RunRow]:
         return await self._write(
-            lambda _: sql.purge(before, now, limit), wakes=False, patience=PATIENCE
+            lambda _: sql.purge(before, now, limit), heavy=True, wakes=False, patience=PATIENCE
         )
 
     async def tail(self, position: int, limit: int = 1000) -> list[tuple[int, str]]:

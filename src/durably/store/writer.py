@@ -5,8 +5,10 @@ one that is refused leaves the others alone. Callers hear of it only after the c
 database cannot be written - locked, full, unreachable - the batch waits and is tried again; a
 transaction with a deadline gives up at it.
 
-The queue is emptied by a thread of the writer's own, or inline on the event loop where there are no
-threads. The batch is the same code either way.
+A batch is committed by a thread of the writer's own. While commits take less than a millisecond the
+event loop commits its batch itself at the end of the tick, which saves two thread switches; the
+first slow commits, a busy file, or a heavy transaction send everything to the thread again. Where
+there are no threads, all is done on the loop. The batch is the same code everywhere.
 """
 
 from __future__ import annotations
@@ -26,8 +28,14 @@ from .sql import Transaction
 
 T = TypeVar("T")
 
-_FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries while the storage is in trouble
+# Seconds between tries: while others write, and while the storage is in trouble.
+_FIRST_DELAY, _BUSY_DELAY, _TROUBLE_DELAY = 0.001, 0.02, 2.0
+_TROUBLE_AFTER = 5.0  # seconds for which a busy file is no trouble yet
 _SLOW_COMMIT = 0.001  # seconds; after a slower one, let the tasks just woken join the next
+_OPERATION_COST = 0.00005  # seconds of an operation's own work, which is not the disk's
+_QUICK_COMMITS, _SLOW_COMMITS = 16, 2  # in a row: then the loop commits itself, or no longer does
+_CHECKPOINT_EVERY = 250  # operations: about a thousand pages of the log
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PASSING = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -58,7 +66,17 @@ class Connection(Protocol):
 class Operation(Generic[T]):
     """A transaction that somebody waits for."""
 
-    __slots__ = ("atomic", "deadline", "done", "loop", "make", "tries", "wakes")
+    __slots__ = (
+        "atomic",
+        "deadline",
+        "done",
+        "from_thread",
+        "heavy",
+        "loop",
+        "make",
+        "tries",
+        "wakes",
+    )
 
     def __init__(
         self,
@@ -70,8 +88,11 @@ class Operation(Generic[T]):
         self.done = done
         self.loop = loop
         self.tries = 0
+        self.from_thread = False
         self.atomic = False
         """True for a transaction of one statement: it needs no savepoint."""
+        self.heavy = False
+        """True for one that would keep the event loop from other work."""
         self.wakes: bool | None = None
         """Whether others want to know of the commit; True when a run may have become due."""
         self.deadline: float | None = None
@@ -84,9 +105,6 @@ class Result(NamedTuple):
     value: Any
     error: BaseException | None
 
-    def deliver(self) -> None:
-        self.operation.done(self.value, self.error)
-
 
 class Writer:
     """Runs transactions one batch at a time over one connection."""
@@ -97,12 +115,21 @@ class Writer:
         self._connection = connection
         self._statements = statements
         self._runtime = runtime
-        self._queue: SimpleQueue[Operation[Any] | None] = SimpleQueue()
+        self._using = threading.Lock()  # who uses the connection: the thread or the loop
+        self._queue: SimpleQueue[list[Operation[Any]] | None] = SimpleQueue()
+        self._waiting: list[Operation[Any]] = []
+        self._scheduled = False
+        self._in_thread = 0  # operations handed to the thread: a later one must not overtake them
         self._stopping = threading.Event()
         self._regrouped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._waiting: list[Operation[Any]] = []
-        self._scheduled = False
+        self._ended: Callable[[], object] = lambda: None
+        self._quick = self._slow = 0  # commits in a row
+        self._inline = not runtime.threads
+        self._written = 0
+        self._trouble_at: float | None = None
+        self.checkpoints = False
+        """True when this writer is the one that writes the log back into the file."""
         self.trouble: str | None = None
         """Why the last attempt to write failed, while it is being tried again."""
         self.on_commit: Callable[[bool], None] | None = None
@@ -115,22 +142,27 @@ class Writer:
             self._thread.start()
 
     def submit(self, operation: Operation[Any]) -> None:
-        """Hand an operation over, from any thread."""
+        """Hand an operation over, on its event loop."""
         if self._stopping.is_set():
             raise ClosedError("the database is closed; call init() first")
-        if self._thread is not None:
-            self._queue.put(operation)
-            return
         self._waiting.append(operation)
         if not self._scheduled:
             self._scheduled = True
             operation.loop.call_soon(self._flush)
+
+    def submit_from_thread(self, operation: Operation[Any]) -> None:
+        """Hand an operation over from another thread, past whatever keeps the loop busy."""
+        if self._stopping.is_set():
+            raise ClosedError("the database is closed; call init() first")
+        operation.from_thread = True
+        self._queue.put([operation])
 
     def run(
         self,
         make: Callable[[bool], Transaction[T]],
         *,
         atomic: bool = False,
+        heavy: bool = False,
         wakes: bool | None = None,
         patience: float | None = None,
     ) -> asyncio.Future[T]:
@@ -142,7 +174,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         operation = Operation(make, partial(_resolve, future), loop)
-        operation.atomic, operation.wakes = atomic, wakes
+        operation.atomic, operation.heavy, operation.wakes = atomic, heavy, wakes
         if patience is not None:
             operation.deadline = self._runtime.monotonic() + patience
         self.submit(operation)
@@ -156,49 +188,109 @@ class Writer:
             self._stopping.set()
             self._give_up(self._waiting)
             return
+        if self._waiting:
+            self._hand_over(self._waiting)
+            self._waiting = []
         if self.trouble:
             self._stopping.set()
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        self._ended = lambda: loop.call_soon_threadsafe(ended.set_result, None)
         self._queue.put(None)
-        while self._thread.is_alive():
-            await asyncio.sleep(0.001)
-        self._stopping.set()
+        await ended
+        self._thread.join()
+
+    # -- on the loop
+
+    def _flush(self) -> None:
+        """At the end of a tick: commit what it submitted, here or in the thread."""
+        self._scheduled = False
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        if self._thread is None:
+            self._flush_alone(batch)
+        elif not self._may_commit(batch) or not self._using.acquire(blocking=False):
+            self._hand_over(batch)
+        else:
+            try:
+                results = self._try(batch)
+            finally:
+                self._using.release()
+            if results is None:
+                self._hand_over(batch)
+            else:
+                self._tell(results)
+                if self.checkpoints and self._written >= _CHECKPOINT_EVERY:
+                    self._queue.put([])
+
+    def _may_commit(self, batch: list[Operation[Any]]) -> bool:
+        return self._inline and not self._in_thread and not any(op.heavy for op in batch)
+
+    def _hand_over(self, batch: list[Operation[Any]]) -> None:
+        self._in_thread += len(batch)
+        self._queue.put(batch)
+
+    def _flush_alone(self, batch: list[Operation[Any]]) -> None:
+        """Where there are no threads: the batch, and in trouble the same again a little later."""
+        if (results := self._try(batch)) is not None:
+            self._tell(results)
+            return
+        batch, expired = self._patient(batch)
+        self._tell(expired)
+        self._waiting = batch + self._waiting
+        if self._waiting and not self._scheduled and not self._stopping.is_set():
+            self._scheduled = True
+            delay = self._delay(_FIRST_DELAY * 2 ** min(20, self._waiting[0].tries))
+            self._waiting[0].loop.call_later(delay, self._flush)
+
+    def _tell(self, results: list[Result], *, regroup: bool = False, from_thread: int = 0) -> None:
+        self._in_thread -= from_thread
+        for result in results:
+            result.operation.done(result.value, result.error)
+        if regroup:  # after the tasks just woken have submitted their next
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda: loop.call_soon(self._regrouped.set))
 
     # -- the thread
 
     def _work(self) -> None:
         last = False
-        while not last and (first := self._queue.get()) is not None:
-            batch, last = self._gather(first)
-            self._persist(batch)
+        while not last and (batch := self._queue.get()) is not None:
+            while not self._queue.empty():
+                if (more := self._queue.get()) is None:
+                    last = True
+                    break
+                batch = batch + more
+            if batch:
+                self._persist(batch)
+            if self.checkpoints and self._written >= _CHECKPOINT_EVERY:
+                self._checkpoint()
         self._stopping.set()
         while not self._queue.empty():
-            if left := self._queue.get():
-                self._give_up([left])
-
-    def _gather(self, first: Operation[Any]) -> tuple[list[Operation[Any]], bool]:
-        batch = [first]
-        while not self._queue.empty():
-            operation = self._queue.get()
-            if operation is None:
-                return batch, True
-            batch.append(operation)
-        return batch, False
+            self._give_up(self._queue.get() or [])
+        self._ended()
 
     def _persist(self, batch: list[Operation[Any]]) -> None:
         """Commit a batch, however long the storage needs, and tell its callers."""
         delay = _FIRST_DELAY
         while batch:
             started = self._runtime.monotonic()
-            if (results := self._try(batch)) is not None:
+            with self._using:
+                results = self._try(batch)
+            if results is not None:
                 slow = self._runtime.monotonic() - started > _SLOW_COMMIT
                 self._deliver(results, regroup=slow and len(batch) > 1)
                 return
             batch, expired = self._patient(batch)
             self._deliver(expired)
-            if self._stopping.wait(self._runtime.jitter(delay)):
+            if self._stopping.wait(self._delay(delay)):
                 self._give_up(batch)
                 return
-            delay = min(delay * 2, _LAST_DELAY)
+            delay *= 2
+
+    def _delay(self, delay: float) -> float:
+        return self._runtime.jitter(min(delay, _TROUBLE_DELAY if self.trouble else _BUSY_DELAY))
 
     def _deliver(self, results: list[Result], *, regroup: bool = False) -> None:
         """Tell the callers, with one wake-up for each event loop."""
@@ -207,52 +299,38 @@ class Writer:
         for result in results:
             by_loop.setdefault(result.operation.loop, []).append(result)
         for loop, own in by_loop.items():
+            counted = sum(not result.operation.from_thread for result in own)
+            tell = partial(self._tell, own, regroup=regroup, from_thread=counted)
             with contextlib.suppress(RuntimeError):  # that loop is closed; nobody waits any more
-                loop.call_soon_threadsafe(self._tell, own, regroup)
+                loop.call_soon_threadsafe(tell)
         if regroup and by_loop:
             self._regrouped.wait(_SLOW_COMMIT)
 
-    def _tell(self, results: list[Result], regroup: bool) -> None:
-        for result in results:
-            result.deliver()
-        if regroup:  # after the tasks just woken have submitted their next
-            asyncio.get_running_loop().call_soon(self._regrouped.set)
+    def _checkpoint(self) -> None:
+        """Write the log back into the file; the loop does not wait for it."""
+        self._written = 0
+        with self._using, contextlib.suppress(sqlite3.Error):
+            self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
 
-    # -- inline
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        batch, self._waiting = self._waiting, []
-        if not batch:
-            return
-        results = self._try(batch)
-        if results is not None:
-            self._tell(results, regroup=False)
-            return
-        batch, expired = self._patient(batch)
-        self._tell(expired, regroup=False)
-        self._waiting = batch + self._waiting
-        if self._waiting and not self._scheduled and not self._stopping.is_set():
-            self._scheduled = True
-            delay = self._runtime.jitter(min(_FIRST_DELAY * 2 ** batch[0].tries, _LAST_DELAY))
-            self._waiting[0].loop.call_later(delay, self._flush)
-
-    # -- a batch, on whichever thread
+    # -- a batch, wherever it is committed
 
     def _try(self, batch: list[Operation[Any]]) -> list[Result] | None:
-        """One attempt; None when the storage is in passing trouble."""
+        """One attempt; None when the batch must be tried again later."""
         try:
             if self.check:
                 self.check()
+            started = self._runtime.monotonic()
             results = self._commit(batch)
+            self._measure(self._runtime.monotonic() - started, len(batch))
         except sqlite3.Error as error:
             if not is_passing(error):
                 return [Result(operation, None, _fatal(error)) for operation in batch]
-            self.trouble = f"{error}"
+            self._note_trouble(error)
             return None
         except StorageError as error:
             return [Result(operation, None, error) for operation in batch]
-        self.trouble = None
+        self.trouble = self._trouble_at = None
+        self._written += len(batch)
         if self.on_commit:
             wakes = [
                 result.operation.wakes
@@ -263,6 +341,26 @@ class Writer:
                 self.on_commit(any(wakes))
         return results
 
+    def _measure(self, took: float, size: int) -> None:
+        """Some quick commits in a row: the loop may commit. A few slow ones: it may not."""
+        if self._thread is None:
+            return
+        self._quick, self._slow = (
+            (self._quick + 1, 0)
+            if took < _SLOW_COMMIT + size * _OPERATION_COST
+            else (0, self._slow + 1)
+        )
+        if self._quick >= _QUICK_COMMITS:
+            self._inline = True
+        elif self._slow >= _SLOW_COMMITS:
+            self._inline = False
+
+    def _note_trouble(self, error: sqlite3.Error) -> None:
+        now = self._runtime.monotonic()
+        self._trouble_at = now if self._trouble_at is None else self._trouble_at
+        if _code(error) not in _BUSY or now - self._trouble_at > _TROUBLE_AFTER:
+            self.trouble = str(error)
+
     def _commit(self, batch: list[Operation[Any]]) -> list[Result]:
         connection, alone = self._connection, len(batch) == 1
         connection.execute("begin immediate")
@@ -271,10 +369,8 @@ class Writer:
                 self._drive(operation, guarded=not (alone or operation.atomic))
                 for operation in batch
             ]
-            if alone and results[0].error is not None:
-                connection.execute("rollback")
-            else:
-                connection.execute("commit")
+            failed = alone and results[0].error is not None
+            connection.execute("rollback" if failed else "commit")
         except BaseException:
             for operation in batch:
                 operation.tries += 1
@@ -313,17 +409,18 @@ class Writer:
     def _patient(self, batch: list[Operation[Any]]) -> tuple[list[Operation[Any]], list[Result]]:
         """Who goes on waiting for the storage, and who gives up."""
         now = self._runtime.monotonic()
+        why = self.trouble or "it is busy"
+        error = StorageUnavailableError(f"the database cannot be written: {why}")
+        late = [op for op in batch if op.deadline is not None and now >= op.deadline]
         waiting = [op for op in batch if op.deadline is None or now < op.deadline]
-        error = StorageUnavailableError(f"the database cannot be written: {self.trouble}")
-        expired = [op for op in batch if op.deadline is not None and now >= op.deadline]
-        return waiting, [Result(operation, None, error) for operation in expired]
+        return waiting, [Result(operation, None, error) for operation in late]
 
     def _give_up(self, operations: list[Operation[Any]]) -> None:
         why = f"; it could not be written: {self.trouble}" if self.trouble else ""
         error = ClosedError(f"the database was closed{why}")
         results = [Result(operation, None, error) for operation in operations]
         if self._thread is None:
-            self._tell(results, regroup=False)
+            self._tell(results)
         else:
             self._deliver(results)
 
