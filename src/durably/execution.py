@@ -159,6 +159,8 @@ class Execution(Generic[I, O]):
         await self.settle(outcome)
 
     async def _outcome(self) -> Outcome:
+        if self.interrupt is not None:  # stopped between the claim and our first tick
+            return self._interrupted(self.interrupt)
         if self._row.recoveries > self._engine.max_recoveries:
             return Failed(self._poisoned())
         try:

@@ -1,0 +1,401 @@
+"""Runs: reading them, acting on them, their fields and statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from durably import Durably, JobHandle, Progress, Run, Status, Step, errors
+
+Make = Callable[..., Durably]
+
+
+class Order(BaseModel):
+    number: int
+
+
+class Receipt(BaseModel):
+    total: int
+
+
+def register_charge(durably: Durably) -> JobHandle[Order, Receipt]:
+    @durably.job("charge")
+    async def charge(step: Step, order: Order) -> Receipt:
+        if order.number < 0:
+            raise ValueError("a negative order")
+        return Receipt(total=order.number * 10)
+
+    return charge
+
+
+def register_endless(durably: Durably) -> tuple[JobHandle[None, None], asyncio.Event]:
+    started = asyncio.Event()
+
+    @durably.job("endless")
+    async def endless(step: Step) -> None:
+        step.progress(1, 2)
+        started.set()
+        await asyncio.Event().wait()
+
+    return endless, started
+
+
+async def settle(durably: Durably, *runs: Run[Any, Any]) -> list[Run[Any, Any]]:
+    """Wait until runs are over, however they end."""
+    found = []
+    for run in runs:
+        try:
+            found.append(await durably.wait(run, timeout=20))
+        except (errors.RunFailedError, errors.RunCancelledError) as error:
+            found.append(error.run)
+    return found
+
+
+async def test_t049_a_handle_reads_typed_runs_of_its_job(durably: Durably) -> None:
+    charge = register_charge(durably)
+    endless, _ = register_endless(durably)
+    done = await charge.trigger_and_wait(Order(number=1), timeout=20)
+    found = await charge.get_run(done.id)
+    assert found is not None
+    assert (found.input, found.output) == (Order(number=1), Receipt(total=10))
+    assert await charge.get_run("unknown") is None
+    assert await endless.get_run(done.id) is None
+
+
+async def test_t050_the_instance_reads_plain_json(durably: Durably) -> None:
+    done = await register_charge(durably).trigger_and_wait(Order(number=1), timeout=20)
+    found = await durably.get_run(done.id)
+    assert found is not None
+    assert (found.input, found.output) == ({"number": 1}, {"total": 10})
+    assert await durably.get_run("unknown") is None
+
+
+async def test_t051_a_typed_run_is_validated_not_cast(durably: Durably, database: Path) -> None:
+    assert Run[Order, Receipt]
+    charge = register_charge(durably)
+    done = await charge.trigger_and_wait(Order(number=1), timeout=20)
+    connection = sqlite3.connect(database)
+    connection.execute("update durably_runs set output = '{\"sum\": 10}'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(errors.InvalidValueError, match="total"):
+        await charge.get_run(done.id)
+    plain = await durably.get_run(done.id)
+    assert plain is not None
+    assert plain.output == {"sum": 10}
+
+
+async def test_t052_runs_are_listed_newest_first(durably: Durably) -> None:
+    charge = register_charge(durably)
+    runs = await charge.batch_trigger([Order(number=n) for n in range(60)])
+    await settle(durably, *runs)
+    listed = [run.input["number"] for run in await durably.get_runs()]
+    assert listed == list(range(59, 9, -1))
+
+
+async def test_t053_runs_of_a_status(durably: Durably) -> None:
+    charge = register_charge(durably)
+    good, bad = await charge.trigger(Order(number=1)), await charge.trigger(Order(number=-1))
+    await settle(durably, good, bad)
+    assert [run.id for run in await durably.get_runs(status="failed")] == [bad.id]
+    assert [run.id for run in await durably.get_runs(status=Status.COMPLETED)] == [good.id]
+    both = await durably.get_runs(status=["failed", "completed"])
+    assert [run.id for run in both] == [bad.id, good.id]
+    with pytest.raises(errors.ConfigurationError, match="lost"):
+        await durably.get_runs(status="lost")
+
+
+async def test_t054_runs_of_a_job(durably: Durably) -> None:
+    charge = register_charge(durably)
+
+    @durably.job("greet")
+    async def greet(step: Step) -> None: ...
+
+    charged = await charge.trigger(Order(number=1), labels={"tenant": "a"})
+    greeted = await greet.trigger(labels={"tenant": "b"})
+    await settle(durably, charged, greeted)
+    assert [run.id for run in await durably.get_runs(job="charge")] == [charged.id]
+    both = await durably.get_runs(job=["charge", "greet"])
+    assert [run.id for run in both] == [greeted.id, charged.id]
+    assert [run.id for run in await durably.get_runs(labels={"tenant": "b"})] == [greeted.id]
+    assert await durably.get_runs(job="charge", status="failed") == []
+
+
+async def test_t055_runs_in_pages(durably: Durably) -> None:
+    charge = register_charge(durably)
+    await settle(durably, *await charge.batch_trigger([Order(number=n) for n in range(7)]))
+    pages = [await durably.get_runs(limit=3, offset=offset) for offset in (0, 3, 6, 9)]
+    assert [[run.input["number"] for run in page] for page in pages] == [
+        [6, 5, 4],
+        [3, 2, 1],
+        [0],
+        [],
+    ]
+    await settle(durably, await charge.trigger(Order(number=7)))
+    after = await durably.get_runs(limit=3, cursor=pages[0][-1].cursor)
+    assert [run.input["number"] for run in after] == [3, 2, 1], "a new run shifts no page"
+
+
+async def test_t056_a_handle_lists_typed_runs(durably: Durably) -> None:
+    charge = register_charge(durably)
+    await settle(durably, await charge.trigger(Order(number=1)))
+    (run,) = await charge.get_runs()
+    assert (run.input, run.output) == (Order(number=1), Receipt(total=10))
+
+
+async def test_t057_a_handle_filters_its_own_runs(durably: Durably) -> None:
+    charge = register_charge(durably)
+
+    @durably.job("greet")
+    async def greet(step: Step) -> None: ...
+
+    runs = await charge.batch_trigger([Order(number=n) for n in (1, -2, 3)])
+    await settle(durably, *runs, await greet.trigger())
+    assert [run.input.number for run in await charge.get_runs()] == [3, -2, 1]
+    completed = await charge.get_runs(status="completed", limit=1, offset=1)
+    assert [run.input.number for run in completed] == [1]
+
+
+async def test_t058_retry_makes_a_failed_run_pending(durably: Durably) -> None:
+    broken = [True]
+
+    @durably.job("flaky")
+    async def flaky(step: Step) -> str:
+        if broken:
+            broken.clear()
+            raise ConnectionError("gone")
+        return "done"
+
+    (failed,) = await settle(durably, await flaky.trigger())
+    run = await durably.retry(failed.id)
+    assert (run.id, run.status, run.error) == (failed.id, "pending", None)
+    (done,) = await settle(durably, run)
+    assert (done.status, done.output) == ("completed", "done")
+    with pytest.raises(errors.RunConflictError):
+        await durably.retry(done.id)
+    with pytest.raises(errors.RunNotFoundError):
+        await durably.retry("unknown")
+    anew = await durably.retrigger(done.id)
+    assert anew.id != done.id
+
+
+async def test_t059_cancel_reaches_a_running_step(durably: Durably) -> None:
+    started, reached = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            reached.set()
+            raise
+
+    @durably.job("endless")
+    async def endless(step: Step) -> None:
+        await step.run("wait", wait_for_ever)
+
+    run = await endless.trigger()
+    await started.wait()
+    assert (await durably.cancel(run.id)).status == "cancelled"
+    await asyncio.wait_for(reached.wait(), 20)
+    assert await durably.get_steps(run.id) == []
+    with pytest.raises(errors.RunConflictError):
+        await durably.cancel(run.id)
+
+
+async def test_t060_delete_run_takes_only_what_is_over(durably: Durably) -> None:
+    endless, started = register_endless(durably)
+    run = await endless.trigger()
+    await started.wait()
+    with pytest.raises(errors.RunConflictError):
+        await durably.delete_run(run.id)
+    await durably.cancel(run.id)
+    await durably.delete_run(run.id)
+    assert await durably.get_run(run.id) is None
+    with pytest.raises(errors.RunNotFoundError):
+        await durably.delete_run(run.id)
+
+
+async def test_t061_get_steps(durably: Durably) -> None:
+    @durably.job("steps")
+    async def steps(step: Step) -> None:
+        await step.run("good", lambda: 1)
+        await step.run("bad", lambda: 1 / 0)
+
+    (run,) = await settle(durably, await steps.trigger())
+    good, bad = await durably.get_steps(run.id)
+    assert (good.name, good.index, good.status, good.output) == ("good", 0, "completed", 1)
+    assert (bad.name, bad.index, bad.status, bad.output) == ("bad", 1, "failed", None)
+    assert bad.error is not None
+    assert bad.error.type == "ZeroDivisionError"
+
+
+async def test_t062_id_sorts_by_time(durably: Durably) -> None:
+    charge = register_charge(durably)
+    ids = [(await charge.trigger(Order(number=n))).id for n in range(20)]
+    assert ids == sorted(set(ids))
+    assert {id[14] for id in ids} == {"7"}, "UUID version 7"
+
+
+async def test_t063_job_name(durably: Durably) -> None:
+    (run,) = await settle(durably, await register_charge(durably).trigger(Order(number=1)))
+    assert run.job == "charge"
+
+
+async def test_t064_status_is_text_and_enum(durably: Durably) -> None:
+    (run,) = await settle(durably, await register_charge(durably).trigger(Order(number=1)))
+    assert run.status is Status.COMPLETED
+    assert run.status == "completed"
+    assert f"{run.status}" == "completed"
+    original = {"pending", "running", "completed", "failed", "cancelled"}
+    assert set(Status) == original | {"waiting"}
+
+
+async def test_t065_payload_is_input(durably: Durably) -> None:
+    run = await register_charge(durably).trigger(Order(number=5))
+    assert run.input == Order(number=5)
+    stored = await durably.get_run(run.id)
+    assert stored is not None
+    assert stored.input == {"number": 5}
+
+
+async def test_t066_output_once_completed(durably: Durably) -> None:
+    charge = register_charge(durably)
+    run = await charge.trigger(Order(number=5))
+    assert run.output is None
+    assert (await durably.wait(run, timeout=20)).output == Receipt(total=50)
+
+
+async def test_t067_error_is_a_value(durably: Durably) -> None:
+    @durably.job("steps")
+    async def steps(step: Step) -> None:
+        await step.run("divide", lambda: 1 / 0)
+
+    (run,) = await settle(durably, await steps.trigger())
+    assert run.error is not None
+    assert (run.error.type, run.error.step) == ("ZeroDivisionError", "divide")
+    assert str(run.error) == "ZeroDivisionError: division by zero"
+    assert "1 / 0" in (run.error.traceback or "")
+
+
+async def test_t068_progress_of_a_stored_run(make: Make, durably: Durably) -> None:
+    endless, started = register_endless(durably)
+    run = await endless.trigger()
+    assert run.progress is None
+    await started.wait()
+    async with make(worker=False) as other:
+        deadline = time.monotonic() + 20
+        while (found := await other.get_run(run.id)) and found.progress is None:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+    assert found is not None
+    assert found.progress == Progress(1, 2, None)
+    await durably.cancel(run.id)
+
+
+async def test_t069_created_at(durably: Durably) -> None:
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    (run,) = await settle(durably, await register_charge(durably).trigger(Order(number=1)))
+    assert before <= run.created_at <= datetime.now(UTC)
+    assert run.created_at.utcoffset() == timedelta(0)
+    assert run.started_at is not None
+    assert run.ended_at is not None
+    assert run.created_at <= run.started_at <= run.ended_at
+
+
+async def test_t070_updated_at_moves_with_heartbeats(durably: Durably) -> None:
+    endless, started = register_endless(durably)
+    run = await endless.trigger()
+    await started.wait()
+    first = await durably.get_run(run.id)
+    assert first is not None
+    deadline = time.monotonic() + 20
+    while (now := await durably.get_run(run.id)) and now.updated_at <= first.updated_at:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    await durably.cancel(run.id)
+
+
+async def test_t071_pending(make: Make) -> None:
+    async with make(worker=False) as durably:
+        run = await register_charge(durably).trigger(Order(number=1))
+        found = await durably.get_run(run.id)
+        assert found is not None
+        assert found.status is Status.PENDING
+        assert (found.attempt, found.started_at) == (0, None)
+
+
+async def test_t072_running(durably: Durably) -> None:
+    endless, started = register_endless(durably)
+    run = await endless.trigger()
+    await started.wait()
+    found = await durably.get_run(run.id)
+    assert found is not None
+    assert found.status is Status.RUNNING
+    assert (found.attempt, found.is_final) == (1, False)
+    await durably.cancel(run.id)
+
+
+async def test_t073_completed(durably: Durably) -> None:
+    (run,) = await settle(durably, await register_charge(durably).trigger(Order(number=1)))
+    assert run.status is Status.COMPLETED
+    assert (run.is_final, run.error) == (True, None)
+
+
+async def test_t074_failed(durably: Durably) -> None:
+    @durably.job("careful")
+    async def careful(step: Step) -> str:
+        try:
+            await step.run("divide", lambda: 1 / 0)
+        except ZeroDivisionError:
+            return "caught"
+        return "not reached"
+
+    charge = register_charge(durably)
+    failed, caught = await settle(
+        durably, await charge.trigger(Order(number=-1)), await careful.trigger()
+    )
+    assert failed.status is Status.FAILED
+    assert (failed.is_final, failed.output) == (True, None)
+    assert (caught.status, caught.output) == ("completed", "caught")
+
+
+async def test_t075_cancelled(make: Make) -> None:
+    async with make(worker=False) as durably:
+        pending = await register_charge(durably).trigger(Order(number=1))
+        assert (await durably.cancel(pending.id)).status is Status.CANCELLED
+    async with make() as durably:
+        endless, started = register_endless(durably)
+        running = await endless.trigger()
+        await started.wait()
+        assert (await durably.cancel(running.id)).status is Status.CANCELLED
+        (run,) = await settle(durably, running)
+        assert (run.is_final, run.output, run.error) == (True, None, None)
+
+
+async def told(durably: Durably, run: Run[Any, Any]) -> list[str]:
+    return [event.type async for event in durably.subscribe(run.id) if event.sequence]
+
+
+async def test_t076_the_life_of_a_run_that_completes(durably: Durably) -> None:
+    (run,) = await settle(durably, await register_charge(durably).trigger(Order(number=1)))
+    assert await told(durably, run) == ["run:trigger", "run:start", "run:complete"]
+
+
+async def test_t077_the_life_of_a_run_that_fails(durably: Durably) -> None:
+    @durably.job("steps")
+    async def steps(step: Step) -> None:
+        await step.run("divide", lambda: 1 / 0)
+
+    (run,) = await settle(durably, await steps.trigger())
+    assert await told(durably, run) == ["run:trigger", "run:start", "step:fail", "run:fail"]
+    assert run.error is not None
+    assert run.error.step == "divide"
