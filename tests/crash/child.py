@@ -1,0 +1,123 @@
+"""The process under attack. It loads everything, waits for its orders on stdin, and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import durably.store.sqlite
+from durably import Durably, with_log_persistence
+from durably.runtime import Runtime
+
+from . import faults, jobs, scenarios
+from .oracle import Effects
+
+
+class JumpingRuntime(Runtime):
+    """A wall clock that is off by as many milliseconds as a file says."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def now(self) -> int:
+        try:
+            return super().now() + int(self._file.read_text() or 0)
+        except FileNotFoundError:
+            return super().now()
+
+
+def build(config: dict[str, Any], effects: Effects) -> tuple[Durably, faults.Plan]:
+    """An instance with the faults and bugs of a configuration."""
+    folder = Path(config["folder"])
+    options = dict(config.get("options", {}))
+    durability = options.pop("durability", "full")
+    runtime = JumpingRuntime(folder / "jump") if config.get("jumps") else Runtime()
+    fault = faults.Fault(**config["fault"]) if config.get("fault") else None
+    plan = faults.Plan(fault, config.get("reader", False), config.get("armed", False))
+    plan.note = lambda text: effects.write("fault", *text.split())
+    path = str(folder / "runs.db")
+    store = faults.FaultyStore(path, runtime, plan, durability=durability)
+    faults.plant(config.get("plant"), store)
+    if "patience" in config:
+        durably.store.sqlite.PATIENCE = config["patience"]
+    instance = Durably(
+        path, jobs=jobs.make_jobs(effects, folder), runtime=runtime, store=store, **options
+    )
+    if config.get("keep_logs"):
+        instance.use(with_log_persistence())
+    return instance, plan
+
+
+async def work(config: dict[str, Any]) -> None:
+    """A worker that also triggers runs, until it is killed, told to stop, or all is done."""
+    effects = Effects(Path(config["folder"]) / "effects")
+    instance, _ = build(config, effects)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    await instance.init()
+    effects.write("ready")
+    keeper = asyncio.create_task(jobs.Keeper(instance, effects, config).keep())
+    told = asyncio.create_task(stop.wait())
+    busy = {told, asyncio.create_task(_until_done(instance, keeper))}
+    if not config.get("until_done"):
+        busy = {told, keeper}
+    while told not in (await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED))[0]:
+        if config.get("until_done"):
+            break
+        keeper.result()
+        busy = {told}
+    for task in (keeper, told, *busy):
+        task.cancel()
+    await instance.stop(config.get("grace", 25.0))
+    effects.write("stopped")
+
+
+async def _until_done(instance: Durably, keeper: asyncio.Task[None]) -> None:
+    await keeper
+    while await instance.get_runs(status=["pending", "running"], limit=1):
+        await asyncio.sleep(0.01)
+
+
+async def drive(config: dict[str, Any]) -> None:
+    """Scenarios, one after the other: each is a caller's program, run from its beginning."""
+    for case in config["cases"]:
+        folder = Path(case["folder"])
+        folder.mkdir(exist_ok=True)
+        effects = Effects(folder / "effects")
+        settings = {**config, **case}
+        instance, plan = build(settings, effects)
+        try:
+            await asyncio.wait_for(
+                scenarios.SCENARIOS[settings["scenario"]](instance, effects, plan, folder), 60.0
+            )
+        except Exception as error:
+            effects.write("raised", type(error).__name__, str(error).replace(" ", "_"))
+            logging.exception("%s", case)
+        finally:
+            plan.fault = None
+            await instance.stop(0)
+        effects.write("labels", *plan.labels)
+        effects.write("injected", plan.injected)
+
+
+def main() -> None:
+    """Wait for the orders: one line of JSON."""
+    print("warm", flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        return
+    config = json.loads(line)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    role = {"work": work, "drive": drive}[config["role"]]
+    asyncio.run(role(config))
+
+
+if __name__ == "__main__":
+    main()

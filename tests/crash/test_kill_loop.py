@@ -1,0 +1,25 @@
+"""T2: what was acknowledged survives any number of SIGKILLs at any time."""
+
+import pytest
+
+from . import kill_loop
+
+
+def test_kill_loop_one_run_at_a_time() -> None:
+    report = kill_loop.run(kills=200, seed=7, concurrency=1)
+    report.check()
+    assert report.repeated_effects <= report.faults["SIGKILL"]
+
+
+def test_kill_loop_four_runs_at_a_time() -> None:
+    kill_loop.run(kills=100, seed=8, concurrency=4).check()
+
+
+@pytest.mark.parametrize("bug", ["forgets_checkpoints", "commits_late", "loses_triggers"])
+def test_the_kill_loop_finds_a_planted_bug(bug: str) -> None:
+    assert kill_loop.run(kills=40, seed=7, plant=bug).violations
+
+
+@pytest.mark.soak
+def test_kill_loop_a_thousand_times() -> None:
+    kill_loop.run(kills=1000, seed=7).check()
