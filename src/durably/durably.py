@@ -391,7 +391,7 @@ class Durably:
             return
         await self._store.open()
         self._loop = asyncio.get_running_loop()
-        self._feed = Feed(self._store, self._runtime)
+        self._feed = Feed(self._store, self._runtime, self._options.name)
         if self._store.companion is not None:
             bell = Bell(self._store.companion, self._options.name, self._runtime)
             self._bell = bell if bell.hang(self._heard) else None

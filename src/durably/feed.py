@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 
 from .codec import load_json
 from .errors import RunNotFoundError
 from .events import AnyEvent, RunProgress, event_from_row
-from .models import RunRow, progress_from_json, progress_to_json
+from .models import RunRow, progress_from_json
 from .runtime import Runtime, to_datetime
 from .state import Status
 from .store.base import Store
 
 LOOK = 0.05  # seconds between two looks at whether another process committed something
 MAX_QUEUED = 256  # live events that wait for a slow watcher; journaled ones are read again anyway
+CHUNK = 500  # journal lines read at once
 
 
 class Watcher:
@@ -31,6 +32,8 @@ class Watcher:
         self._queue: deque[AnyEvent] = deque()
         self._news = asyncio.Event()
         self._look = False
+        self.told: str | None = None
+        """The progress that was told last of a run in another process."""
 
     def tell(self, event: AnyEvent) -> None:
         if len(self._queue) >= MAX_QUEUED:  # a slow one reads the journal instead
@@ -43,6 +46,15 @@ class Watcher:
         """The journal may have news."""
         self._look = True
         self._news.set()
+
+    def before(self, sequence: int) -> Iterator[AnyEvent]:
+        """Take the live events that were told before the journaled one of that number."""
+        while self._queue and (self._queue[0].sequence or 0) <= sequence:
+            event = self._queue.popleft()
+            if event.sequence is None:
+                yield event
+            elif event.sequence == sequence:
+                return
 
     async def next(self) -> AnyEvent | None:
         """The next event, or None: look at the journal."""
@@ -59,10 +71,11 @@ class Watcher:
 class Feed:
     """Tells watchers of the runs that they follow."""
 
-    def __init__(self, store: Store, runtime: Runtime) -> None:
+    def __init__(self, store: Store, runtime: Runtime, name: str = "") -> None:
         self._store = store
+        self._name = name  # under which this process holds leases
         self._runtime = runtime
-        self._watchers: dict[str, set[Watcher]] = {}
+        self._watchers: dict[str, dict[Watcher, None]] = {}  # in the order they came
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -94,27 +107,29 @@ class Feed:
     async def subscribe(self, run_id: str, after: int = 0) -> AsyncGenerator[AnyEvent, None]:
         """A run's events: the journal after a number, then live, until the run is over."""
         watcher = self._join(run_id)
-        last, final, told = after, False, None
+        last, final, following = after, False, False
         try:
-            if await self._store.run(run_id) is None and not await self._store.journal(
-                run_id, after
-            ):
-                raise RunNotFoundError(run_id)
+            await self._require(run_id, after)
             while not self._closed:
-                for row in await self._store.journal(run_id, last):
-                    event = event_from_row(row)
-                    last, final = row.seq, event.is_final
+                lines = await self._store.journal(run_id, last, CHUNK)
+                progress = await self._progress_elsewhere(run_id, watcher)
+                for line in lines:
+                    event = event_from_row(line)
+                    for earlier in watcher.before(line.seq):
+                        yield earlier
+                    if event.is_final and following and progress is not None:
+                        yield progress
+                    last, final = line.seq, event.is_final
                     yield event
+                if len(lines) == CHUNK:
+                    continue
                 if final or await self._is_over(run_id, last):
                     return
-                row = await self._store.run(run_id)
-                if row and row.progress not in (None, told):  # of another process
-                    told = row.progress
-                    yield _progress_event(row)
-                while (event := await watcher.next()) is not None and not final:
+                if progress is not None:
+                    yield progress
+                following = True
+                while not final and (event := await watcher.next()) is not None:
                     if event.sequence is None:
-                        if isinstance(event, RunProgress):
-                            told = progress_to_json(event.progress)
                         yield event
                     elif event.sequence == last + 1:
                         last, final = event.sequence, event.is_final
@@ -123,6 +138,18 @@ class Feed:
                         break  # something was told by another process: read the journal
         finally:
             self._leave(run_id, watcher)
+
+    async def _require(self, run_id: str, after: int) -> None:
+        if await self._store.run(run_id) is None and not await self._store.journal(run_id, after):
+            raise RunNotFoundError(run_id)
+
+    async def _progress_elsewhere(self, run_id: str, watcher: Watcher) -> RunProgress | None:
+        """How far a run of another process is, if that is news. (Ours is told as it happens.)"""
+        row = await self._store.run(run_id)
+        if row is None or row.lease_owner == self._name or row.progress in (None, watcher.told):
+            return None
+        watcher.told = row.progress
+        return _progress_event(row)
 
     async def finished(self, run_id: str) -> RunRow:
         """The run's row, once it is over."""
@@ -146,14 +173,14 @@ class Feed:
 
     def _join(self, run_id: str) -> Watcher:
         watcher = Watcher()
-        self._watchers.setdefault(run_id, set()).add(watcher)
+        self._watchers.setdefault(run_id, {})[watcher] = None
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_around(), name="durably-feed")
         return watcher
 
     def _leave(self, run_id: str, watcher: Watcher) -> None:
-        watchers = self._watchers.get(run_id, set())
-        watchers.discard(watcher)
+        watchers = self._watchers.get(run_id, {})
+        watchers.pop(watcher, None)
         if not watchers:
             self._watchers.pop(run_id, None)
 
