@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
@@ -309,6 +310,12 @@ class Durably:
             await self.stop(0)
             raise
 
+    def set_worker(self, *, max_concurrent_runs: int | None = None) -> None:
+        """Before ``start``: make this instance one that works, whatever it was made with."""
+        self._works = True
+        if max_concurrent_runs is not None:
+            self._options = replace(self._options, max_concurrent_runs=max_concurrent_runs)
+
     async def start(self) -> None:
         """Start the worker. The schema must be up to date: see ``migrate`` and ``init``."""
         await self._open()
@@ -328,10 +335,16 @@ class Durably:
         """Claim no more runs, let the running ones end for ``grace`` seconds, hand the rest back, close.
 
         What is handed back another worker takes up at once; ``init()`` opens this instance again.
+        Cancelling this ends the grace, not the hand-back.
         """
         worker, self._worker = self._worker, None
-        if worker is not None:
-            await worker.stop(seconds(grace))
+        try:
+            if worker is not None:
+                await worker.stop(seconds(grace))
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
         for threads in (self._engine.step_threads, self._engine.job_threads):
             if threads is not None:
                 threads.close()

@@ -104,8 +104,13 @@ class Worker:
         if self._main is not None:
             with suppress(asyncio.CancelledError):
                 await self._main
-        if self._tasks and grace > 0:
-            await asyncio.wait(self._tasks, timeout=grace)
+        try:
+            if self._tasks and grace > 0:
+                await asyncio.wait(self._tasks, timeout=grace)
+        finally:  # cancelling this ends the grace, not the hand-back
+            await self._hand_back()
+
+    async def _hand_back(self) -> None:
         for execution in list(self._executions.values()):
             execution.stop(HandedBack("this worker is stopping"))
         if self._tasks:
