@@ -122,6 +122,8 @@ class Execution(Generic[I, O]):
         self._progress_timer: asyncio.TimerHandle | None = None
         self._progress_at = float("-inf")
         self._pending_logs = self._dropped_logs = 0
+        self.held_until = claimed.row.updated_at + claimed.lease.duration
+        """When the lease ends if it is not renewed, by the wall clock in milliseconds."""
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -167,7 +169,9 @@ class Execution(Generic[I, O]):
             if self._claimed.resumed:
                 self._checkpoints = await self._engine.store.checkpoints(self.run_id)
             kept = self._keep_output(await self._call(self._read_input()))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the run must not stay running
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and _current_task() is not self._task:
+                raise  # the task is being destroyed with its event loop
             return self._outcome_of(error)
         if self.interrupt is not None:
             return self._interrupted(self.interrupt)
@@ -284,13 +288,16 @@ class Execution(Generic[I, O]):
         started_at = self._engine.runtime.now()
         at = {"step_name": name, "step_index": index, "attempt": self.attempt}
         self._tell(events.StepStart, started_at, None, **at)
-        inside = _current_step.set(name)
+        task, outer = asyncio.current_task(), _current_step.get()
+        _current_step.set(name)
         try:
             kept = await self._try(name, fn, args, codec, retry, timeout, call)
-        except BaseException as error:  # noqa: BLE001 - what it means is decided in one place
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and _current_task() is not task:
+                raise  # the coroutine itself is being closed; nothing can be awaited any more
             raise await self._fail_step(name, index, started_at, error) from error.__cause__
         finally:
-            _current_step.reset(inside)
+            _current_step.set(outer)
         now = self._engine.runtime.now()
         seq = await self._record(Entry("step:complete", now, name, index, started_at, kept.text))
         if self._engine.wanted(self.run_id):
@@ -341,6 +348,8 @@ class Execution(Generic[I, O]):
     ) -> Kept[Any]:
         failures = 0
         while True:
+            if self._engine.runtime.now() >= self.held_until:
+                await self._make_sure()
             try:
                 if timeout is None:
                     value = await self._run_body(fn, args, call)
@@ -425,6 +434,18 @@ class Execution(Generic[I, O]):
         at = {"step_name": name, "step_index": index, "attempt": self.attempt}
         self._tell(events.StepFail, now, seq, **at, error=described)
         return error
+
+    async def _make_sure(self) -> None:
+        """We slept through our lease (a stopped process, a closed laptop): is the run still ours?
+
+        Without this, a worker that wakes would begin a step that another has committed meanwhile.
+        """
+        now = self._engine.runtime.now()
+        if not await self._engine.store.holds(self.lease, now):
+            self.interrupt = self.interrupt or await self.why_lost()
+        if self.interrupt is not None:
+            raise self.interrupt
+        self.held_until = now + self.lease.duration
 
     async def _record(self, entry: Entry) -> int:
         try:
@@ -609,6 +630,13 @@ def _leaves(error: BaseException) -> list[BaseException]:
         group = cast("BaseExceptionGroup[BaseException]", error)
         return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
     return [error]
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop is running
+        return None
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

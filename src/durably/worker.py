@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .errors import DatabaseReplacedError, ForkedError, HandedBack, LeaseLost, StorageError
@@ -232,13 +233,17 @@ class Worker:
 
     def _beat(self) -> None:
         """On the heartbeat's thread."""
-        leases = [execution.lease for execution in list(self._executions.values())]
-        if leases:
-            self._store.renew(leases, self._runtime.now(), self._loop, self._lost)
+        executions = list(self._executions.values())
+        if executions:
+            now = self._runtime.now()
+            leases = [execution.lease for execution in executions]
+            self._store.renew(leases, now, self._loop, partial(self._renewed, executions, now))
 
-    def _lost(self, run_ids: list[str]) -> None:
-        for run_id in run_ids:
-            if (execution := self._executions.get(run_id)) is not None:
+    def _renewed(self, executions: list[Execution[Any, Any]], now: int, lost: list[str]) -> None:
+        for execution in executions:
+            if execution.run_id not in lost:
+                execution.held_until = now + execution.lease.duration
+            elif self._executions.get(execution.run_id) is execution:
                 task = asyncio.create_task(self._interrupt(execution))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

@@ -138,9 +138,13 @@ class Store(ABC):
         leases: Sequence[Lease],
         now: int,
         loop: asyncio.AbstractEventLoop,
-        lost: Callable[[list[str]], None],
+        renewed: Callable[[list[str]], None],
     ) -> None:
-        """Prolong leases, from any thread; ``lost`` gets the ids of those gone, on the loop."""
+        """Prolong leases, from any thread; ``renewed`` gets the ids of those gone, on the loop."""
+
+    @abstractmethod
+    async def holds(self, lease: Lease, now: int) -> bool:
+        """Prolong one lease; False when it is lost."""
 
     @abstractmethod
     def record(self, lease: Lease, entry: Entry) -> Awaitable[int]:

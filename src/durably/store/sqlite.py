@@ -39,6 +39,8 @@ class SQLiteStore(Store):
     ``exclusive`` keeps the file to this process alone, as the browser must.
     """
 
+    writer_type = Writer
+
     def __init__(
         self,
         path: str | Path,
@@ -70,7 +72,7 @@ class SQLiteStore(Store):
                 guards.check_file_system(self.path)
             guards.create_private(self.path)
         self._connection = await self._patiently(self._connect_writer)
-        self._writer = Writer(self._connection, self._statements, self._runtime)
+        self._writer = self.writer_type(self._connection, self._statements, self._runtime)
         self._writer.on_commit = self._committed
         if self.path is not None:
             self._file = guards.FileGuard(self.path)
@@ -283,15 +285,18 @@ class SQLiteStore(Store):
         leases: Sequence[Lease],
         now: int,
         loop: asyncio.AbstractEventLoop,
-        lost: Callable[[list[str]], None],
+        renewed: Callable[[list[str]], None],
     ) -> None:
-        def done(ids: list[str] | None, error: BaseException | None) -> None:
-            if ids:
-                lost(ids)
+        def done(lost: list[str] | None, error: BaseException | None) -> None:
+            if lost is not None:
+                renewed(lost)
 
         self._open_writer().submit_from_thread(
             Operation(lambda _: sql.renew(leases, now), done, loop)
         )
+
+    async def holds(self, lease: Lease, now: int) -> bool:
+        return not await self._write(lambda _: sql.renew([lease], now))
 
     def record(self, lease: Lease, entry: Entry) -> asyncio.Future[int]:
         return self._write(

@@ -1,0 +1,71 @@
+"""A progress bar on a terminal: rich's where rich is installed, else one of a few lines."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TextIO
+
+from ..models import Progress
+from .show import clean
+
+Show = Callable[[Progress], None]
+_WIDTH = 30
+
+
+@contextmanager
+def open_bar(title: str) -> Generator[Show]:
+    """A function that shows a progress on stderr, if that is a terminal, until the block ends."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with _rich(title) if find_spec("rich") else _plain(title, sys.stderr) as show:
+        yield show
+
+
+@contextmanager
+def _rich(title: str) -> Generator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    texts = [
+        TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[now]")
+    ]
+    columns = (texts[0], BarColumn(_WIDTH), TaskProgressColumn(), texts[1])
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, now="")
+
+        def show(progress: Progress) -> None:
+            now = clean(progress.message or "")[:60]
+            bar.update(task, completed=progress.current, total=progress.total, now=now)
+
+        yield show
+
+
+@contextmanager
+def _plain(title: str, stream: TextIO) -> Generator[Show]:
+    def draw(line: str) -> None:
+        room = shutil.get_terminal_size().columns - 1
+        stream.write("\r" + line[:room].ljust(room))
+        stream.flush()
+
+    def show(progress: Progress) -> None:
+        message = clean(progress.message or "")
+        if progress.total:
+            share = min(1.0, max(0.0, progress.current / progress.total))
+            filled = round(share * _WIDTH)
+            drawn = f"[{'#' * filled}{'-' * (_WIDTH - filled)}] {share:4.0%}"
+        else:
+            drawn = f"{progress.current:g}"
+        draw(f"{title} {drawn} {message}")
+
+    try:
+        yield show
+    finally:
+        draw("")
+        stream.write("\r")
+        stream.flush()

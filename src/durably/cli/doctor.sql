@@ -1,0 +1,33 @@
+-- What `durably doctor` asks a database, read-only. Statements by name, as in store/queries.sql.
+
+-- owners
+select lease_owner as owner, count(*) as runs, max(due_at) as until
+  from durably_runs where status = 'running' group by lease_owner order by 1
+
+-- lapsed
+-- Running by their status, and no worker has said so for a while.
+select job, count(*) as runs, min(due_at) as since
+  from durably_runs where status = 'running' and due_at < :now - 1000 group by job order by 1
+
+-- overdue
+-- Due for long, and nobody took them.
+select job, count(*) as runs, min(due_at) as since
+  from durably_runs where status in ('pending', 'waiting') and due_at < :before
+ group by job order by 1
+
+-- abandoned
+-- Parked behind a concurrency key that no active run holds.
+select waiting.id, waiting.concurrency_key as key
+  from durably_runs as waiting
+ where waiting.due_at = :parked
+   and not exists (select 1 from durably_runs as holder
+                    where holder.concurrency_key = waiting.concurrency_key
+                      and holder.due_at is not null and holder.due_at <> :parked)
+ order by 1
+
+-- poisoned
+select id, job from durably_runs
+ where status = 'failed' and json_extract(error, '$.type') = 'poisoned' order by 1
+
+-- latest
+select max(updated_at) as at from durably_runs

@@ -1,0 +1,199 @@
+"""The command line's words: every command, its arguments, its help with an example."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from ..state import Status
+from . import runs, work
+from .doctor import doctor
+from .target import DEFAULT, VARIABLE, UsageError
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    the run failed or was cancelled; what was asked cannot be done; doctor found something wrong
+  2    bad arguments: an unknown option, MODULE cannot be imported, the input does not fit
+  3    the database: missing, older or newer schema, locked, damaged
+  70   a fault in durably itself (--debug shows where)
+  130  interrupted by SIGINT (143: by SIGTERM): 'run' and 'worker' handed their runs back
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises what is wrong, for ``main`` to say in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+Commands = Any  # argparse keeps the type of add_subparsers to itself
+
+
+def _add(
+    commands: Commands, name: str, command: Callable[..., Any], help: str, example: str
+) -> Parser:
+    parser: Parser = commands.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=command)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, with stable keys")
+
+
+def _database(parser: Parser, *, app_required: bool = False) -> None:
+    group = parser.add_mutually_exclusive_group(required=app_required)
+    if not app_required:
+        group.add_argument("--db", metavar="PATH", help=f"the database (${VARIABLE}, ./{DEFAULT})")
+    group.add_argument("--app", metavar="MODULE:DURABLY", help="the instance whose database it is")
+    parser.set_defaults(db=None) if app_required else None
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
+
+
+def build_parser() -> Parser:
+    """The parser of everything; each command's function is in ``args.command``."""
+    parser = Parser(
+        prog="durably",
+        description="Long jobs in durable, resumable steps, on one SQLite file.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"durably {version('durably')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_demo(commands)
+    _add_run(commands)
+    _add_worker(commands)
+    _add_runs(commands)
+    _add_history(commands)
+    _add_upkeep(commands)
+    return parser
+
+
+def _add_demo(commands: Commands) -> None:
+    what = "index Python's standard library, kill the worker in the middle, resume, check"
+    demo = _add(commands, "demo", work.demo, what, "durably demo --fresh")
+    demo.add_argument("--fresh", action="store_true", help="forget an interrupted demo first")
+    demo.add_argument("--keep", action="store_true", help="keep the databases afterwards")
+    demo.add_argument("--limit", type=_positive, metavar="N", help="index the first N files only")
+
+
+def _add_run(commands: Commands) -> None:
+    what = "trigger a run and work until it is over; its result goes to stdout as JSON"
+    example = 'durably run app:sync_users \'{"org_id": "org_1"}\' --key webhook-456'
+    run = _add(commands, "run", work.run, what, example)
+    run.add_argument("job", metavar="MODULE:JOB", help="a Job, or a handle of one")
+    run.add_argument("input", metavar="JSON", nargs="?", help="the input; - reads it from stdin")
+    run.add_argument(
+        "--key", metavar="K", help="idempotency key: the same key resumes the same run"
+    )
+    run.add_argument(
+        "--db", metavar="PATH", help=f"the database (the handle's, ${VARIABLE}, ./{DEFAULT})"
+    )
+    run.add_argument("--json", action="store_true", help="print the whole run, not only its result")
+    run.epilog = (
+        f"{run.epilog}\n\nCtrl-C hands the run back; the same --key resumes it.\n\n{EXIT_CODES}"
+    )
+
+
+def _add_worker(commands: Commands) -> None:
+    what = "execute runs until SIGTERM or SIGINT; a second signal hands them back at once"
+    worker = _add(commands, "worker", work.worker, what, "durably worker app:durably -c 4")
+    worker.add_argument("durably", metavar="MODULE:DURABLY", help="the instance with the jobs")
+    worker.add_argument(
+        "-c", "--concurrency", type=_positive, metavar="N", help="runs at once (the instance's)"
+    )
+    worker.add_argument(
+        "--grace",
+        type=runs.duration,
+        default=25.0,
+        metavar="S",
+        help="how long runs may go on after the first signal (25 s)",
+    )
+    worker.add_argument(
+        "--until-idle", action="store_true", help="leave when nothing is due, as for cron"
+    )
+    worker.epilog = f"{worker.epilog}\n\n{EXIT_CODES}"
+
+
+def _add_runs(commands: Commands) -> None:
+    group = commands.add_parser("runs", help="list, show, move and delete runs")
+    group.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    of_runs = group.add_subparsers(metavar="COMMAND", required=True)
+    _add_list(of_runs)
+    for name, command, help in (
+        ("show", runs.show_run, "all that is kept of a run"),
+        ("retry", runs.retry, "resume a failed or cancelled run from its checkpoints"),
+        ("cancel", runs.cancel, "stop a run"),
+        ("delete", runs.delete, "delete a run that is over, with its steps and logs"),
+    ):
+        _run_id(_add(of_runs, name, command, help, f"durably runs {name} RUN"))
+    retrigger = "a new run with the input of an old one; the application must know its job"
+    example = "durably runs retrigger RUN --app app:durably"
+    _run_id(_add(of_runs, "retrigger", runs.retrigger, retrigger, example), app_required=True)
+    what = "delete the runs that ended long ago"
+    purge = _add(of_runs, "purge", runs.purge, what, "durably runs purge --older-than 30d")
+    purge.add_argument("--older-than", type=runs.duration, required=True, metavar="AGE",
+                       help="90, 45s, 30m, 12h or 7d")  # fmt: skip
+    _database(purge)
+    _json(purge)
+
+
+def _add_list(commands: Commands) -> None:
+    example = "durably runs list --status failed --label org=org_1"
+    parser = _add(commands, "list", runs.list_runs, "the newest runs", example)
+    parser.add_argument("--job", action="append", default=[], metavar="NAME", help="of this job")
+    parser.add_argument("--status", action="append", default=[], choices=list(Status), metavar="S",
+                        help=", ".join(Status))  # fmt: skip
+    parser.add_argument("--label", action="append", default=[], type=runs.label,
+                        metavar="NAME=VALUE", help="with this label")  # fmt: skip
+    parser.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most N (50)")
+    parser.add_argument("--cursor", metavar="C", help="go on after the run with this cursor")
+    _database(parser)
+    _json(parser)
+
+
+def _run_id(parser: Parser, *, app_required: bool = False) -> None:
+    parser.add_argument("run_id", metavar="RUN", help="the run's id")
+    _database(parser, app_required=app_required)
+    _json(parser)
+
+
+def _add_history(commands: Commands) -> None:
+    logs = _add(commands, "logs", runs.logs, "the kept log lines of a run", "durably logs RUN -f")
+    logs.add_argument("-f", "--follow", action="store_true",
+                      help="go on until the run is over; with --json, one object a line")  # fmt: skip
+    _run_id(logs)
+    what = "the steps of a run that completed or failed"
+    _run_id(_add(commands, "steps", runs.steps, what, "durably steps RUN"))
+    what = "the jobs that an application registers"
+    jobs = _add(commands, "jobs", runs.jobs, what, "durably jobs app:durably --json")
+    jobs.add_argument("durably", metavar="MODULE:DURABLY", help="the instance with the jobs")
+    _json(jobs)
+
+
+def _add_upkeep(commands: Commands) -> None:
+    what = "bring a database up to date; makes the file if there is none"
+    migrate = _add(commands, "migrate", runs.migrate, what, "durably migrate --db jobs.db")
+    what = (
+        "look for what is wrong with a database and its runs, and say what to do; changes nothing"
+    )
+    check = _add(commands, "doctor", doctor, what, "durably doctor --db jobs.db")
+    for parser in (migrate, check):
+        _database(parser)
+        _json(parser)

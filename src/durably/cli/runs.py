@@ -1,0 +1,301 @@
+"""The commands that look at runs and move them: ``runs …``, ``logs``, ``steps``, ``jobs``, ``migrate``."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ..durably import Durably
+from ..errors import RunNotFoundError
+from ..events import LogWrite
+from ..job import Job
+from ..models import LogEntry, Run
+from .show import brief, clean, clean_lines, plain, plain_run, print_json, print_table, when
+from .target import load_durably, named_database, newest_schema, opened, path_of
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PAGE = 1000
+
+
+@asynccontextmanager
+async def _database(args: Namespace) -> AsyncGenerator[Durably]:
+    database, jobs = named_database(args)
+    async with opened(database, jobs) as durably:
+        yield durably
+
+
+def duration(text: str) -> float:
+    """``90``, ``45s``, ``30m``, ``12h``, ``7d`` or ``4w``, in seconds."""
+    number, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is no duration; write 90, 45s, 30m, 12h or 7d")
+    return seconds
+
+
+def label(text: str) -> tuple[str, str]:
+    """``NAME=VALUE``."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ArgumentTypeError(f"{text!r} is no label; write NAME=VALUE")
+    return name, value
+
+
+# -- runs
+
+
+async def list_runs(args: Namespace) -> int:
+    """The newest runs that match."""
+    async with _database(args) as durably:
+        found = await durably.get_runs(
+            job=args.job,
+            status=args.status,
+            labels=dict(args.label),
+            limit=args.limit,
+            cursor=args.cursor,
+        )
+    if args.json:
+        print_json([plain_run(run) for run in found])
+        return 0
+    head = ("ID", "JOB", "STATUS", "PROGRESS", "ATTEMPT", "CREATED", "KEY")
+    print_table(head, (_run_row(run) for run in found))
+    if len(found) == args.limit:
+        print(f"more: --cursor {found[-1].cursor}", file=sys.stderr)
+    return 0
+
+
+def _run_row(run: Run) -> tuple[Any, ...]:
+    key = run.idempotency_key
+    return (run.id, run.job, run.status, _far(run), run.attempt, when(run.created_at), key)
+
+
+def _far(run: Run) -> str:
+    if run.progress is None:
+        return ""
+    total = "" if run.progress.total is None else f"/{run.progress.total:g}"
+    return f"{run.progress.current:g}{total}"
+
+
+async def show_run(args: Namespace) -> int:
+    """All that is kept of one run."""
+    async with _database(args) as durably:
+        run = await _find(durably, args.run_id)
+    _print_run(run, as_json=args.json)
+    return 0
+
+
+async def _find(durably: Durably, run_id: str) -> Run:
+    run = await durably.get_run(run_id)
+    if run is None:
+        raise RunNotFoundError(run_id)
+    return run
+
+
+def _print_run(run: Run, *, as_json: bool) -> None:
+    found = plain_run(run)
+    if as_json:
+        print_json(found)
+        return
+    del found["cursor"], found["error"]
+    for name, value in found.items():
+        if value not in (None, {}):
+            print(f"{name:16} {clean(value) if isinstance(value, str) else brief(value)}")
+    if run.error is not None:
+        print(f"{'error':16} {clean(str(run.error))}")
+        print(f"{'failed in step':16} {clean(run.error.step or '-')}")
+        print(clean_lines(run.error.traceback or ""))
+
+
+async def retry(args: Namespace) -> int:
+    """Resume a failed or cancelled run."""
+    async with _database(args) as durably:
+        run = await durably.retry(args.run_id)
+    return _moved(args, run, "is pending again; a worker resumes it from its checkpoints")
+
+
+async def retrigger(args: Namespace) -> int:
+    """Start a run over, as a new one."""
+    async with _database(args) as durably:
+        run = await durably.retrigger(args.run_id)
+    return _moved(args, run, f"is pending: {args.run_id} over again")
+
+
+async def cancel(args: Namespace) -> int:
+    """Stop a run."""
+    async with _database(args) as durably:
+        run = await durably.cancel(args.run_id)
+    return _moved(args, run, "is cancelled")
+
+
+def _moved(args: Namespace, run: Run, what: str) -> int:
+    if args.json:
+        print_json(plain_run(run))
+    else:
+        print(f"run {run.id} {what}")
+    return 0
+
+
+async def delete(args: Namespace) -> int:
+    """Delete a run that is over."""
+    async with _database(args) as durably:
+        await durably.delete_run(args.run_id)
+    if args.json:
+        print_json({"deleted": args.run_id})
+    else:
+        print(f"run {args.run_id} is deleted")
+    return 0
+
+
+async def purge(args: Namespace) -> int:
+    """Delete the runs that ended long ago."""
+    async with _database(args) as durably:
+        count = await durably.purge_runs(older_than=args.older_than)
+    if args.json:
+        print_json({"purged": count})
+    else:
+        print(f"{count} runs are deleted")
+    return 0
+
+
+# -- what a run left behind
+
+
+async def steps(args: Namespace) -> int:
+    """The steps of a run that completed or failed."""
+    async with _database(args) as durably:
+        found = await durably.get_steps(args.run_id)
+    if args.json:
+        print_json([plain(step) for step in found])
+        return 0
+    rows = (
+        (
+            step.index,
+            step.name,
+            step.status,
+            step.attempt,
+            f"{(step.completed_at - step.started_at).total_seconds():.3f}",
+            step.error or brief(step.output),
+        )
+        for step in found
+    )
+    print_table(("#", "STEP", "STATUS", "ATTEMPT", "SECONDS", "RESULT"), rows)
+    return 0
+
+
+async def logs(args: Namespace) -> int:
+    """The kept log lines of a run; with ``--follow``, those to come as well."""
+    async with _database(args) as durably:
+        run = await _find(durably, args.run_id)
+        if args.follow:
+            return await _follow(durably, args)
+        found = [entry async for entry in _all_logs(durably, run.id)]
+    if args.json:
+        print_json([plain(entry) for entry in found])
+    else:
+        for entry in found:
+            _print_log(entry)
+        if not found:
+            _say(
+                "no log lines are kept of this run; durably.use(with_log_persistence()) keeps them"
+            )
+    return 0
+
+
+async def _all_logs(durably: Durably, run_id: str) -> AsyncIterator[LogEntry]:
+    after = 0
+    while page := await durably.get_logs(run_id, after=after, limit=_PAGE):
+        for entry in page:
+            yield entry
+        after = int(page[-1].id.rpartition(":")[2])
+
+
+async def _follow(durably: Durably, args: Namespace) -> int:
+    async for event in durably.subscribe(args.run_id):
+        if isinstance(event, LogWrite):
+            entry = _entry(event)
+            if args.json:
+                print_json(plain(entry), indent=None)
+            else:
+                _print_log(entry)
+    run = await durably.get_run(args.run_id)
+    _say(f"run {args.run_id} {run.status if run else 'was deleted'}")
+    return 0
+
+
+def _entry(event: LogWrite) -> LogEntry:
+    return LogEntry(
+        id=f"{event.run_id}:{event.sequence}",
+        run_id=event.run_id,
+        step_name=event.step_name,
+        level=event.level,
+        message=event.message,
+        data=event.data,
+        timestamp=event.timestamp,
+    )
+
+
+def _print_log(entry: LogEntry) -> None:
+    where = f" [{clean(entry.step_name)}]" if entry.step_name else ""
+    data = "" if entry.data is None else f" {clean(brief(entry.data))}"
+    print(
+        f"{when(entry.timestamp)} {entry.level:7}{where} {clean(entry.message)}{data}", flush=True
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# -- the application, the schema
+
+
+def jobs(args: Namespace) -> int:
+    """The jobs that an application registers."""
+    handles = load_durably(args.durably).jobs
+    found = [handles[name].definition for name in sorted(handles)]
+    if args.json:
+        print_json([_plain_job(job) for job in found])
+    else:
+        print_table(("JOB", "KIND", "INPUT", "OUTPUT"), _job_rows(found))
+    return 0
+
+
+def _plain_job(job: Job[Any, Any]) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "sync": job.is_sync,
+        "takes_input": job.takes_input,
+        "input_schema": job.input.schema(),
+        "output_schema": job.output.schema(),
+    }
+
+
+def _job_rows(found: Iterable[Job[Any, Any]]) -> Iterable[tuple[str, ...]]:
+    for job in found:
+        kind = "def" if job.is_sync else "async def"
+        input = _type_of(job.input.schema()) if job.takes_input else "-"
+        yield job.name, kind, input, _type_of(job.output.schema())
+
+
+def _type_of(schema: dict[str, Any]) -> str:
+    return str(schema.get("title") or schema.get("type") or "any")
+
+
+async def migrate(args: Namespace) -> int:
+    """Bring a database's schema up to date; makes the file if there is none."""
+    database, _ = named_database(args)
+    path = path_of(database)
+    durably = Durably(database, worker=False)
+    await durably.migrate()
+    await durably.stop(0)
+    if args.json:
+        print_json({"database": str(path), "schema": newest_schema()})
+    else:
+        print(f"{path} has schema {newest_schema()}")
+    return 0

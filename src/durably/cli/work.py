@@ -1,0 +1,186 @@
+"""The commands that execute jobs: ``run`` and ``worker``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from ..codec import Unstorable
+from ..durably import Durably
+from ..events import RunProgress
+from ..job import Job
+from ..models import Run
+from ..plugins import with_log_persistence
+from ..state import Status
+from .bar import Show, open_bar
+from .show import clean, plain_run, print_json
+from .target import UsageError, default_database, load_durably, load_job
+
+logger = logging.getLogger("durably")
+
+INTERRUPTED = 128  # plus the number of the signal, as shells count
+
+
+class Signals:
+    """SIGINT and SIGTERM, told to the event loop: the first, and the second."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self.number = int(signal.SIGINT)
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Not loop.add_signal_handler, which Windows has not.
+            signal.signal(number, lambda number, _: self._hear(number))
+
+    def _hear(self, number: int) -> None:
+        self._loop.call_soon_threadsafe(self._note, number)
+
+    def _note(self, number: int) -> None:
+        self.number = number
+        (self.second if self.first.is_set() else self.first).set()
+
+    @property
+    def exit_code(self) -> int:
+        return INTERRUPTED + self.number
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
+    """Do the work, unless the event comes first: then it is cancelled, and the answer is False."""
+    task, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        waiting.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+# -- run
+
+
+async def run(args: Namespace) -> int:
+    """Trigger a run and work until it is over."""
+    job, home = load_job(args.job)
+    value = _read_input(job, args.input)
+    durably = Durably(args.db or home or default_database(), jobs=[job])
+    durably.use(with_log_persistence())
+    signals = Signals()
+    await durably.init()
+    try:
+        started = await _start(durably, job, value, args.key)
+        with open_bar(job.name) as show:
+            if not await _unless(signals.first, _follow(durably, started.id, show)):
+                return _hand_back(started, signals)
+        done = await durably.get_run(started.id)
+    finally:
+        await durably.stop(0)
+    return _tell_result(done, started, as_json=args.json)
+
+
+def _read_input(job: Job[Any, Any], text: str | None) -> Any:
+    if text == "-":
+        text = sys.stdin.read()
+    if text is None and job.takes_input:
+        raise UsageError(f"job {job.name!r} takes an input; give it as JSON")
+    try:
+        json.loads(text or "null")
+    except ValueError as error:
+        raise UsageError(f"the input is not JSON: {error}") from None
+    try:
+        return job.input.decode(text or "null")
+    except Unstorable as problem:
+        raise UsageError(f"the input does not fit job {job.name!r}: {problem}") from None
+
+
+async def _start(durably: Durably, job: Job[Any, Any], value: Any, key: str | None) -> Run:
+    """The run of the key, resumed if it had ended without a result, or a new one."""
+    run = await durably.register(job).trigger(value, idempotency_key=key)
+    if run.disposition == "idempotent" and run.input != value:
+        logger.warning("key %r is known: its run keeps the input that it had", key)
+    if run.status in (Status.FAILED, Status.CANCELLED):
+        run = await durably.retry(run.id)
+    return run
+
+
+async def _follow(durably: Durably, run_id: str, show: Show) -> None:
+    async for event in durably.subscribe(run_id):
+        if isinstance(event, RunProgress):
+            show(event.progress)
+
+
+def _hand_back(run: Run, signals: Signals) -> int:
+    how = (
+        f"the same --key {run.idempotency_key}" if run.idempotency_key else "any worker of its job"
+    )
+    print(f"durably: run {run.id} was handed back; {how} resumes it", file=sys.stderr)
+    return signals.exit_code
+
+
+def _tell_result(done: Run | None, started: Run, *, as_json: bool) -> int:
+    if done is None:
+        print(f"durably: error: run {started.id} was deleted", file=sys.stderr)
+        return 1
+    if as_json:
+        print_json(plain_run(done))
+    elif done.status == Status.COMPLETED:
+        print_json(done.output)
+    if done.status == Status.COMPLETED:
+        return 0
+    why = f": {clean(str(done.error))}" if done.error else ""
+    where = f" in step {clean(done.error.step)!r}" if done.error and done.error.step else ""
+    print(f"durably: error: run {done.id} {done.status}{where}{why}", file=sys.stderr)
+    return 1
+
+
+# -- worker
+
+
+async def worker(args: Namespace) -> int:
+    """Work until a signal, or until nothing is due."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    durably = load_durably(args.durably)
+    if not durably.jobs:
+        raise UsageError(f"{args.durably} has no jobs; import the modules that register them")
+    durably.set_worker(max_concurrent_runs=args.concurrency)
+    signals = Signals()
+    logger.info("worker %d on %s: %s", os.getpid(), durably.database, ", ".join(durably.jobs))
+    if args.until_idle:
+        return await _work_until_idle(durably, signals)
+    await durably.init()
+    await signals.first.wait()
+    logger.info("stopping: runs have %g s to end; a second signal hands them back now", args.grace)
+    if await _unless(signals.second, durably.stop(args.grace)):
+        return 0
+    return signals.exit_code
+
+
+async def _work_until_idle(durably: Durably, signals: Signals) -> int:
+    try:
+        if await _unless(signals.first, durably.run_until_idle()):
+            return 0
+    finally:
+        await durably.stop(0)
+    return signals.exit_code
+
+
+# -- demo
+
+
+def demo(args: Namespace) -> int:
+    """Kill a worker and resume its run."""
+    from ..demo import Options, run_demo
+
+    return run_demo(Options(fresh=args.fresh, keep=args.keep, limit=args.limit), open_bar)
