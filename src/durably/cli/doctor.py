@@ -5,27 +5,18 @@ from __future__ import annotations
 import sqlite3
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import ConfigurationError, StorageError
-from .checks import Finding, database, machine, runs
+from . import checks
+from .checks import Finding
 from .show import clean, plain, print_json
 from .target import named_database, open_read_only, path_of
 
-Check = Callable[[sqlite3.Connection, Path, int], Iterator[Finding]]
-
 _MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
-OF_THE_FILE: tuple[Check, ...] = (database.integrity, database.schema, database.journal)
-OF_THE_RUNS: tuple[Check, ...] = (
-    runs.leases,
-    runs.lapsed,
-    runs.overdue,
-    runs.abandoned,
-    runs.poisoned,
-    runs.clock,
-)
+_NO_FILE = "pass --db PATH or --app MODULE:DURABLY, or make it with 'durably migrate'"
+_DAMAGED = "restore it from a backup; 'sqlite3 FILE .recover' may save what is left"
 
 
 def doctor(args: Namespace) -> int:
@@ -42,25 +33,26 @@ def doctor(args: Namespace) -> int:
 
 
 def examine(path: Path) -> Iterator[Finding]:
-    """The findings about a database, one check after the other."""
-    yield from machine.sqlite(path)
+    """The findings about a database. What depends on something broken is not looked at."""
+    yield from checks.sqlite()
     if not path.is_file():
         yield Finding("file", "wrong", f"there is no file {path}", _NO_FILE)
         return
-    yield from machine.permissions(path)
-    yield from machine.file_system(path)
-    with closing(open_read_only(path)) as connection:
-        connection.row_factory = sqlite3.Row
-        try:
-            usable = True
-            for check in (*OF_THE_FILE, *OF_THE_RUNS):
-                if usable or check in OF_THE_FILE:
-                    for finding in check(connection, path, time.time_ns() // 1_000_000):
-                        usable = usable and finding.is_usable
-                        yield finding
-        except sqlite3.Error as error:
-            yield Finding("file", "wrong", f"{path} cannot be read: {error}", _DAMAGED)
+    yield from checks.permissions(path)
+    yield from checks.file_system(path)
+    try:
+        with closing(open_read_only(path)) as connection:
+            yield from _inside(connection, path)
+    except sqlite3.Error as error:
+        yield Finding("file", "wrong", f"{path} cannot be read: {error}", _DAMAGED)
 
 
-_NO_FILE = "pass --db PATH or --app MODULE:DURABLY, or make it with 'durably migrate'"
-_DAMAGED = "restore it from a backup; 'sqlite3 FILE .recover' may save what is left"
+def _inside(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
+    yield from checks.integrity(connection)
+    yield from checks.journal(connection, path)
+    for finding in checks.schema(connection, path):
+        yield finding
+        if finding.status == "wrong":
+            return
+    now = time.time_ns() // 1_000_000
+    yield from checks.Runs(connection, path, now).findings()

@@ -4,10 +4,6 @@
 select lease_owner as owner, count(*) as runs, max(due_at) as until
   from durably_runs where status = 'running' group by lease_owner order by 1
 
--- lapsed
--- Running by their status, and no worker has said so for a while.
-select job, count(*) as runs, min(due_at) as since
-  from durably_runs where status = 'running' and due_at < :now - 1000 group by job order by 1
 
 -- overdue
 -- Due for long, and nobody took them.

@@ -1,0 +1,229 @@
+"""What ``durably doctor`` looks at: each check yields findings, and none changes anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sqlite3
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigurationError
+from ..runtime import to_datetime
+from ..state import PARKED
+from ..store import guards
+from .show import when
+from .target import newest_schema, schema_version
+
+BIG_WAL = 64 * 1024 * 1024  # bytes; a thousand pages are four megabytes
+OVERDUE = 60_000  # milliseconds that a due run may wait for a worker
+FUTURE = 60_000  # milliseconds that a clock may be ahead
+
+Status = Literal["ok", "note", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found, and what to do about it."""
+
+    check: str
+    status: Status
+    detail: str
+    remedy: str | None = None
+
+
+def _statements() -> dict[str, str]:
+    text = files("durably.cli").joinpath("doctor.sql").read_text("utf-8")
+    parts = re.split(r"^-- (\w+)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+STATEMENTS = _statements()
+
+
+# -- the machine and the file
+
+
+def sqlite() -> Iterator[Finding]:
+    """The SQLite that Python was built with."""
+    version = f"SQLite {sqlite3.sqlite_version}"
+    try:
+        guards.check_sqlite()
+    except ConfigurationError as error:
+        yield Finding("sqlite", "wrong", str(error), "use a Python with a newer SQLite")
+        return
+    if guards.has_checkpoint_race():
+        fixed = ".".join(map(str, guards.CHECKPOINT_RACE_FIXED))
+        yield Finding(
+            "sqlite",
+            "note",
+            f"{version} is older than {fixed}: two processes that checkpoint at once can damage a file",
+            "Durably's processes elect one to do it; let no other program write to the file",
+        )
+    else:
+        yield Finding("sqlite", "ok", version)
+
+
+def permissions(path: Path) -> Iterator[Finding]:
+    """Who may read and write the file and its directory."""
+    refused = [str(p) for p in (path, path.parent) if not os.access(p, os.R_OK | os.W_OK)]
+    if refused:
+        what = f"{' and '.join(refused)} cannot be read and written by this user"
+        yield Finding(
+            "permissions", "wrong", what, "change the owner or the mode; SQLite needs both"
+        )
+    elif os.name == "posix" and path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        mode = stat.filemode(path.stat().st_mode)
+        what = f"{path} is {mode}: other users see the inputs and results"
+        yield Finding("permissions", "note", what, f"chmod 600 {path}")
+    else:
+        yield Finding("permissions", "ok", "the file and its directory can be written")
+
+
+def file_system(path: Path) -> Iterator[Finding]:
+    """Whether the file system keeps SQLite's promises."""
+    try:
+        guards.check_file_system(path)
+    except ConfigurationError as error:
+        yield Finding("file system", "wrong", str(error), "move the file to a local disk")
+    else:
+        yield Finding(
+            "file system", "ok", guards.file_system_of(path) or "the platform does not tell"
+        )
+
+
+def integrity(connection: sqlite3.Connection) -> Iterator[Finding]:
+    """Whether SQLite finds the file whole."""
+    said = connection.execute("pragma quick_check(1)").fetchone()[0]
+    if said == "ok":
+        yield Finding("integrity", "ok", "SQLite finds the file whole")
+    else:
+        yield Finding("integrity", "wrong", said, "restore the file from a backup")
+
+
+def schema(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
+    """Whether this Durably can use the tables."""
+    version, needed = schema_version(connection, path), newest_schema()
+    what = f"schema {version}, this Durably needs {needed}"
+    if version < needed:
+        yield Finding("schema", "wrong", what, "run 'durably migrate'")
+    elif version > needed:
+        yield Finding("schema", "wrong", what, "upgrade this Durably")
+    else:
+        yield Finding("schema", "ok", f"schema {version}")
+
+
+def journal(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
+    """SQLite's own log."""
+    mode = connection.execute("pragma journal_mode").fetchone()[0]
+    wal = Path(f"{path}-wal")
+    size = wal.stat().st_size if wal.exists() else 0
+    what = f"journal mode {mode}, {size:,} bytes in the log"
+    if mode != "wal":
+        yield Finding("journal", "note", what, "Durably sets mode wal when it opens the file")
+    elif size > BIG_WAL:
+        remedy = "end readers that hold a transaction open for long; the log is written back then"
+        yield Finding("journal", "wrong", what, remedy)
+    else:
+        yield Finding("journal", "ok", what)
+
+
+# -- the runs
+
+
+class Runs:
+    """Checks of what the database says of its runs, at one time."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, now: int) -> None:
+        self._connection = connection
+        self._bells = Path(f"{path}-durably")
+        self._now = now
+
+    def findings(self) -> Iterator[Finding]:
+        """All of them."""
+        for check in (self._leases, self._overdue, self._abandoned, self._poisoned, self._clock):
+            name = check.__name__.removeprefix("_")
+            found = [Finding(name, "wrong", what, remedy) for what, remedy in check()]
+            yield from found or [Finding(name, "ok", _FINE[name])]
+
+    def _ask(self, name: str) -> list[Mapping[str, Any]]:
+        params = {"now": self._now, "before": self._now - OVERDUE, "parked": PARKED}
+        cursor = self._connection.execute(STATEMENTS[name], params)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def _leases(self) -> Iterator[tuple[str, str]]:
+        for row in self._ask("owners"):
+            if row["until"] < self._now:
+                state = f"which has not been heard of since before {_time(row['until'])}"
+            elif is_dead(self._bells / row["owner"]):
+                state = "which is dead"
+            else:
+                continue
+            yield (
+                f"worker {row['owner']}, {state}, holds {row['runs']} runs",
+                "start a worker that knows their jobs: 'durably worker MODULE:DURABLY'",
+            )
+
+    def _overdue(self) -> Iterator[tuple[str, str]]:
+        for row in self._ask("overdue"):
+            yield (
+                f"{row['runs']} runs of job {row['job']!r} wait for a worker since "
+                f"{_time(row['since'])}",
+                "start a worker that knows the job, or one with more --concurrency",
+            )
+
+    def _abandoned(self) -> Iterator[tuple[str, str]]:
+        for row in self._ask("abandoned"):
+            yield (
+                f"run {row['id']} waits behind concurrency key {row['key']!r}, which no run holds",
+                f"durably runs cancel {row['id']}; durably runs retry {row['id']}",
+            )
+
+    def _poisoned(self) -> Iterator[tuple[str, str]]:
+        for row in self._ask("poisoned"):
+            yield (
+                f"run {row['id']} of job {row['job']!r} killed its worker again and again",
+                f"see 'durably steps {row['id']}' for where; mend the job, then durably runs retry",
+            )
+
+    def _clock(self) -> Iterator[tuple[str, str]]:
+        latest = self._ask("latest")[0]["at"] or 0
+        if latest > self._now + FUTURE:
+            yield (
+                f"a run was changed at {_time(latest)}, which is in the future",
+                "set this machine's clock; leases end by it",
+            )
+
+
+_FINE = {
+    "leases": "no dead worker holds a run",
+    "overdue": "no run waits for a worker",
+    "abandoned": "no run waits behind a key that nobody holds",
+    "poisoned": "no run kept killing its worker",
+    "clock": "no run was changed in the future",
+}
+
+
+def _time(at: int) -> str:
+    return when(to_datetime(at)) or ""
+
+
+def is_dead(bell: Path) -> bool:
+    """True when a worker's bell is there and nobody answers: its process provably is no more."""
+    if not hasattr(socket, "AF_UNIX"):
+        return False
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ringer:
+        try:
+            ringer.connect(os.path.relpath(bell))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
