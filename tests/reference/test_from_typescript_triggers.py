@@ -104,7 +104,7 @@ async def test_t027_a_known_key_gives_its_run_whatever_the_status(durably: Durab
         assert (again.id, again.status) == (run.id, end)
 
 
-class _nothing:  # noqa: N801
+class _nothing:
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
 

@@ -13,7 +13,8 @@ from durably.execution import Execution
 
 
 @pytest.mark.parametrize(
-    ("interrupt", "status"), [(RunCancelled("cancelled"), "running"), (HandedBack("stop"), "pending")]
+    ("interrupt", "status"),
+    [(RunCancelled("cancelled"), "running"), (HandedBack("stop"), "pending")],
 )
 async def test_the_body_is_not_called(
     make: Callable[..., Durably], interrupt: Interrupt, status: str

@@ -20,7 +20,7 @@ async def test_live_events_come_before_the_journaled_ones_that_follow_them(make:
     async def many(step: Step) -> None:
         for i in range(60):
             await step.run(f"step-{i}", asyncio.sleep, 0)
-            step.log.info(f"line {i}")
+            step.log.info("line", i)
 
     def read_the_journal(_: events.Event) -> None:
         assert durably._feed is not None
