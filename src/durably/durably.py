@@ -316,6 +316,11 @@ class Durably:
         if max_concurrent_runs is not None:
             self._options = replace(self._options, max_concurrent_runs=max_concurrent_runs)
 
+    @property
+    def is_working(self) -> bool:
+        """Whether its worker claims runs. A worker whose database was replaced has stopped by itself."""
+        return self._worker is not None and self._worker.is_working
+
     async def start(self) -> None:
         """Start the worker. The schema must be up to date: see ``migrate`` and ``init``."""
         await self._open()

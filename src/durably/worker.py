@@ -72,6 +72,11 @@ class Worker:
         """How many runs it executes now."""
         return self._busy
 
+    @property
+    def is_working(self) -> bool:
+        """Whether it claims runs: False also once it had to stop by itself."""
+        return self._main is not None and not self._main.done()
+
     # -- start and stop
 
     def start(self) -> None:
@@ -138,10 +143,12 @@ class Worker:
             except (DatabaseReplacedError, ForkedError) as error:
                 self._abandon(error)
                 return
-            except StorageError as error:
+            except Exception as error:
                 if not self._stopping:
-                    logger.warning("no runs can be claimed: %s", error)
-                    await self._sleep()
+                    surprise = None if isinstance(error, StorageError) else error
+                    logger.warning("no runs can be claimed: %s", error, exc_info=surprise)
+                    self._backlog = True
+                    await self._pause()
 
     async def _claim(self) -> bool:
         """Take what is due into the free slots; True when there is more and room for it."""
@@ -165,17 +172,21 @@ class Worker:
 
     async def _sleep(self) -> None:
         """Until somebody wakes us, or the next poll finds something due."""
-        pause = self._runtime.jitter(self._options.polling_interval)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
-                return
+        if await self._pause():
+            return
         await self._store.look_after()
         await self._do_chores()
         if self._busy < self._options.max_concurrent_runs and await self._store.any_due(
             list(self._jobs), self._runtime.now()
         ):
             self._backlog = True
+
+    async def _pause(self) -> bool:
+        """One polling interval; True when somebody woke us."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._runtime.jitter(self._options.polling_interval)):
+                return await self._woken.wait()
+        return False
 
     def _may_take_over(self) -> bool:
         """Not for one lease after the wall clock jumped: leases only look lapsed then."""

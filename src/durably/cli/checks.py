@@ -173,9 +173,9 @@ class Runs:
 
     def _overdue(self) -> Iterator[tuple[str, str]]:
         for row in self._ask("overdue"):
+            since = _time(row["since"])
             yield (
-                f"{row['runs']} runs of job {row['job']!r} wait for a worker since "
-                f"{_time(row['since'])}",
+                f"{row['runs']} runs of job {row['job']!r} wait for a worker since {since}",
                 "start a worker that knows the job, or one with more --concurrency",
             )
 

@@ -4,11 +4,10 @@
 select lease_owner as owner, count(*) as runs, max(due_at) as until
   from durably_runs where status = 'running' group by lease_owner order by 1
 
-
 -- overdue
--- Due for long, and nobody took them.
-select job, count(*) as runs, min(due_at) as since
-  from durably_runs where status in ('pending', 'waiting') and due_at < :before
+-- Due for long, and nobody took them. (A run that was handed back is due since it was created.)
+select job, count(*) as runs, min(max(due_at, updated_at)) as since
+  from durably_runs where status in ('pending', 'waiting') and max(due_at, updated_at) < :before
  group by job order by 1
 
 -- abandoned

@@ -158,7 +158,7 @@ def _add_list(commands: Commands) -> None:
     example = "durably runs list --status failed --label org=org_1"
     parser = _add(commands, "list", runs.list_runs, "the newest runs", example)
     parser.add_argument("--job", action="append", default=[], metavar="NAME", help="of this job")
-    parser.add_argument("--status", action="append", default=[], choices=list(Status), metavar="S",
+    parser.add_argument("--status", action="append", default=[], choices=[status.value for status in Status], metavar="S",
                         help=", ".join(Status))  # fmt: skip
     parser.add_argument("--label", action="append", default=[], type=runs.label,
                         metavar="NAME=VALUE", help="with this label")  # fmt: skip

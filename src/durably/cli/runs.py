@@ -105,7 +105,7 @@ def _print_run(run: Run, *, as_json: bool) -> None:
     del found["cursor"], found["error"]
     for name, value in found.items():
         if value not in (None, {}):
-            print(f"{name:16} {clean(value) if isinstance(value, str) else brief(value)}")
+            print(f"{name:16} {clean(value if isinstance(value, str) else brief(value))}")
     if run.error is not None:
         print(f"{'error':16} {clean(str(run.error))}")
         print(f"{'failed in step':16} {clean(run.error.step or '-')}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..codec import Unstorable
 from ..durably import Durably
+from ..errors import StorageError
 from ..events import RunProgress
 from ..job import Job
 from ..models import Run
@@ -26,6 +27,7 @@ from .target import UsageError, default_database, load_durably, load_job
 
 logger = logging.getLogger("durably")
 
+_LOOK = 1.0  # seconds between two looks at whether the worker still works
 INTERRUPTED = 128  # plus the number of the signal, as shells count
 
 
@@ -41,7 +43,8 @@ class Signals:
             signal.signal(number, lambda number, _: self._hear(number))
 
     def _hear(self, number: int) -> None:
-        self._loop.call_soon_threadsafe(self._note, number)
+        with suppress(RuntimeError):  # the loop is closed: we are leaving anyway
+            self._loop.call_soon_threadsafe(self._note, number)
 
     def _note(self, number: int) -> None:
         self.number = number
@@ -160,7 +163,11 @@ async def worker(args: Namespace) -> int:
     if args.until_idle:
         return await _work_until_idle(durably, signals)
     await durably.init()
-    await signals.first.wait()
+    while not signals.first.is_set():
+        if not durably.is_working:
+            raise StorageError(f"the worker on {durably.database} had to stop; its log says why")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(signals.first.wait(), _LOOK)
     logger.info("stopping: runs have %g s to end; a second signal hands them back now", args.grace)
     if await _unless(signals.second, durably.stop(args.grace)):
         return 0
