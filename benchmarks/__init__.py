@@ -1,0 +1,1 @@
+"""Measures Durably beside its peers: ``make bench``. See docs/benchmarks.md."""

@@ -1,0 +1,49 @@
+"""``python -m benchmarks``: ours and the peers, side by side, in one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+
+from .cases import cases
+from .peers import HERE, find_peers
+from .report import header, table, targets
+from .runner import measure
+
+
+def main() -> None:
+    """Install what is missing, measure, print."""
+    options = _options()
+    began = time.monotonic()
+    peers = find_peers(options.peers.split(","))
+    chosen = [
+        case
+        for case in cases(options.quick)
+        if case.letter in options.only or case.id in options.only
+    ]
+    repeat = options.repeat or (1 if options.quick else 3)
+    print(header(peers, repeat, options.quick), end="\n\n", flush=True)
+    results = measure(chosen, peers, repeat)
+    print(table(results, peers), end="\n\n")
+    print(targets(results), end="\n\n")
+    load = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    print(f"took {time.monotonic() - began:.0f} s, load average after {load}")
+    raw = {f"{case} {column}": found for (case, column), found in results.found.items()}
+    (HERE / "last.json").write_text(json.dumps(raw, indent=1))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", default="a,b,c,d,e,f", help="cases, as a,b or e-claim-few")
+    parser.add_argument("--quick", action="store_true", help="smaller, and once: under 3 minutes")
+    parser.add_argument("--peers", default="ours,original,dbos", help="columns, as ours,dbos")
+    parser.add_argument("--repeat", type=int, default=0, help="repetitions, by default 3")
+    options = parser.parse_args()
+    options.only = options.only.split(",")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What is measured: for each case, what each column's driver is asked to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Options = dict[str, Any]
+CONCURRENCY = 50
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measure. ``options`` has an entry for each column that takes part."""
+
+    letter: str
+    id: str
+    measure: str
+    options: dict[str, Options]
+    slow_fsync: bool = False
+    seeded: dict[str, int] = field(default_factory=dict[str, int])
+    """The backlog that the database starts with, if it does: see the drivers' ``seed``."""
+    prepare: str | None = None
+    """A measure that must have run on the database before."""
+
+
+def cases(quick: bool) -> list[Case]:
+    """All of them, in order."""
+    return [*_steps(slow=False, quick=quick), *_steps(slow=True, quick=quick), *_others(quick)]
+
+
+def _steps(*, slow: bool, quick: bool) -> list[Case]:
+    suffix = "-slow" if slow else ""
+    one = {"steps": 1000}
+    few = {"steps": 300 if slow else 1000}
+    many = {"runs": 2000, "steps": 5, "concurrency": CONCURRENCY}
+    original = {**many, "runs": 200 if slow else 500 if quick else 2000}
+    dbos = {**many, "runs": 60 if slow else 100 if quick else 200}
+    process = {"durability": "process"}
+    sequential = {"ours": one, "process": one | process, "raw": one, "original": few, "dbos": few}
+    concurrent = {
+        "ours": many,
+        "process": many | process,
+        "raw": many,
+        "original": original,
+        "dbos": dbos,
+    }
+    if slow:
+        del sequential["process"], concurrent["process"]
+    found = [
+        Case("a", f"a{suffix}", "sequential", sequential, slow_fsync=slow),
+        Case("b", f"b{suffix}", "concurrent", concurrent, slow_fsync=slow),
+    ]
+    if not slow:
+        everything = {"ours": many | {"everything": True}}
+        found.append(Case("b", "b-everything", "concurrent", everything))
+    return found
+
+
+def _others(quick: bool) -> list[Case]:
+    singles = {"singles": 500 if quick else 1000, "batches": 3 if quick else 5, "size": 1000}
+    count = {"count": 50 if quick else 100}
+    far = {"across": True}
+    return [
+        Case(
+            "c",
+            "c",
+            "trigger",
+            {
+                "ours": singles,
+                "original": singles,
+                "dbos": singles | {"singles": 300, "batches": 2},
+            },
+        ),
+        Case("d", "d", "latency", {"ours": count, "original": count, "dbos": count}),
+        Case(
+            "d",
+            "d-across",
+            "latency",
+            {"ours": count | far, "original": count | far, "dbos": count | far},
+        ),
+        _drain("e-few", pending=1_000, finished=0, ours=(100, 900, 5), peers=(100, 500, 1)),
+        _drain(
+            "e-many",
+            pending=100_000,
+            finished=200_000,
+            ours=(100, 4_100, 1),
+            peers=(50, 150, 1),
+        ),
+        Case(
+            "e",
+            "e-blocked",
+            "blocked",
+            {"ours": {"behind": 10_000, "others": 2_000, "concurrency": CONCURRENCY}},
+        ),
+        _claim("e-claim-few", pending=100, finished=0),
+        _claim("e-claim-many", pending=100_000, finished=200_000),
+        Case(
+            "f",
+            "f",
+            "replay",
+            {"ours": {"steps": 1000}, "original": {"steps": 1000}, "dbos": {"steps": 1000}},
+            prepare="replay_prepare",
+        ),
+    ]
+
+
+def _drain(
+    id: str,
+    *,
+    pending: int,
+    finished: int,
+    ours: tuple[int, int, int],
+    peers: tuple[int, int, int],
+) -> Case:
+    def options(first: int, last: int, rounds: int) -> Options:
+        return {"first": first, "last": last, "rounds": rounds, "concurrency": CONCURRENCY}
+
+    asked = {"ours": options(*ours), "original": options(*peers), "dbos": options(*peers)}
+    return Case("e", id, "drain", asked, seeded={"pending": pending, "finished": finished})
+
+
+def _claim(id: str, *, pending: int, finished: int) -> Case:
+    asked = {"ours": {"count": 200, "limit": 10}, "original": {"count": 20}}
+    return Case("e", id, "claim", asked, seeded={"pending": pending, "finished": finished})

@@ -1,0 +1,136 @@
+"""Runs the drivers: each measure in a process of its own, on a fresh database, the columns in turns."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .cases import Case, Options
+from .peers import HERE, ROOT, Peer
+
+_TIMEOUT = 150.0
+_DATA = HERE / "data"
+
+
+class Failed(Exception):
+    """A driver gave no result."""
+
+
+class Results:
+    """What every repetition of every case gave, by column."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], list[dict[str, float]]] = {}
+        self.failures: dict[tuple[str, str], str] = {}
+
+    def median(self, case: str, column: str, key: str) -> float | None:
+        values = [r[key] for r in self.found.get((case, column), []) if key in r]
+        return statistics.median(values) if values else None
+
+
+def measure(cases: Sequence[Case], peers: Mapping[str, Peer], repeat: int) -> Results:
+    """All cases, ``repeat`` times over; neighbours in time are what is compared."""
+    shutil.rmtree(_DATA, ignore_errors=True)
+    _DATA.mkdir(parents=True)
+    results = Results()
+    slow_fsync = _build_slow_fsync(results) if any(case.slow_fsync for case in cases) else None
+    try:
+        for repetition in range(repeat):
+            for case, column, options in _turns(cases, peers):
+                if (case.id, column) in results.failures or (case.slow_fsync and not slow_fsync):
+                    continue
+                _say(f"{repetition + 1}/{repeat} {case.id} {column}")
+                preload = {"LD_PRELOAD": str(slow_fsync)} if case.slow_fsync else {}
+                try:
+                    result = _run_case(case, column, options, peers[column], preload)
+                    results.found.setdefault((case.id, column), []).append(result)
+                except Failed as failure:
+                    results.failures[case.id, column] = str(failure)
+    finally:
+        _say("")
+        shutil.rmtree(_DATA, ignore_errors=True)
+    return results
+
+
+def _turns(cases: Sequence[Case], peers: Mapping[str, Peer]) -> Iterable[tuple[Case, str, Options]]:
+    for case in cases:
+        for column, options in case.options.items():
+            if column in peers and peers[column].missing is None:
+                yield case, column, options
+
+
+def _run_case(
+    case: Case, column: str, options: Options, peer: Peer, preload: Mapping[str, str]
+) -> dict[str, float]:
+    folder = _DATA / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    asked = {"db": str(folder / "bench.db"), **options}
+    if case.seeded:
+        asked["base"] = str(_seeded(case, column, peer))
+    if case.prepare:
+        _run(peer, case.prepare, asked, {})
+    return _run(peer, case.measure, asked, preload)
+
+
+def _seeded(case: Case, column: str, peer: Peer) -> Path:
+    """A database with the case's backlog, made once and copied by the drivers."""
+    sizes = "-".join(str(size) for size in case.seeded.values())
+    path = _DATA / f"seed-{column}-{sizes}.db"
+    if not path.exists():
+        _run(peer, "seed", {"db": str(path), **case.seeded}, {})
+    return path
+
+
+def _run(
+    peer: Peer, measure: str, options: Options, preload: Mapping[str, str]
+) -> dict[str, float]:
+    """A driver, in a process group of its own that is gone afterwards."""
+    process = subprocess.Popen(
+        [*peer.command, measure, json.dumps(options)],
+        cwd=ROOT,
+        env={**os.environ, **peer.environment, **preload},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"took longer than {_TIMEOUT:g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    try:
+        return json.loads(out.splitlines()[-1])
+    except (IndexError, ValueError):
+        said = err.strip().splitlines()
+        raise Failed(said[-1] if said else f"exit code {process.returncode}") from None
+
+
+def _build_slow_fsync(results: Results) -> Path | None:
+    source = Path(__file__).parent / "slow_fsync.c"
+    target = HERE / "slow_fsync.so"
+    command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(target), str(source), "-ldl"]
+    try:
+        subprocess.run(command, check=True, timeout=60, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        results.failures["slow", ""] = f"slow_fsync.c could not be compiled: {error}"
+        return None
+    return target
+
+
+def _say(line: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
