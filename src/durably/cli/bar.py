@@ -48,20 +48,25 @@ def _rich(title: str) -> Generator[Show]:
 
 @contextmanager
 def _plain(title: str, stream: TextIO) -> Generator[Show]:
+    drawn = ""
+
     def draw(line: str) -> None:
-        room = shutil.get_terminal_size().columns - 1
-        stream.write("\r" + line[:room].ljust(room))
-        stream.flush()
+        nonlocal drawn
+        if line != drawn:
+            drawn = line
+            room = shutil.get_terminal_size().columns - 1
+            stream.write("\r" + line[:room].ljust(room))
+            stream.flush()
 
     def show(progress: Progress) -> None:
         message = clean(progress.message or "")
         if progress.total:
             share = min(1.0, max(0.0, progress.current / progress.total))
             filled = round(share * _WIDTH)
-            drawn = f"[{'#' * filled}{'-' * (_WIDTH - filled)}] {share:4.0%}"
+            far = f"[{'#' * filled}{'-' * (_WIDTH - filled)}] {share:4.0%}"
         else:
-            drawn = f"{progress.current:g}"
-        draw(f"{title} {drawn} {message}")
+            far = f"{progress.current:g}"
+        draw(f"{title} {far} {message}")
 
     try:
         yield show

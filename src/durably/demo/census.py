@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = 5  # how many of the most imported modules are told
+SUMS = ("modules", "unparsable", "classes", "functions", "lines")
 _FOREIGN = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
@@ -115,7 +116,7 @@ def count(facts: Iterable[Facts]) -> dict[str, Any]:
         sums.update(classes=one.classes, functions=one.functions)
         imports.update(one.imports)
     top = sorted(imports.items(), key=lambda item: (-item[1], item[0]))[:TOP]
-    return {**sums, "most_imported": dict(top)}
+    return {**{name: sums[name] for name in SUMS}, "most_imported": dict(top)}
 
 
 class Index:
@@ -141,10 +142,9 @@ class Index:
 
     def totals(self) -> dict[str, Any]:
         """The totals of all that is in the index."""
-        names = ("modules", "unparsable", "classes", "functions", "lines")
         sums = self._connection.execute(_TOTALS).fetchone()
         top = dict(self._connection.execute(_TOP, (TOP,)).fetchall())
-        return {**dict(zip(names, sums, strict=True)), "most_imported": top}
+        return {**dict(zip(SUMS, sums, strict=True)), "most_imported": top}
 
     def size(self) -> int:
         """How many files are in it."""

@@ -56,12 +56,11 @@ def tell(told: Sequence[Attempt], begins: Sequence[Begin]) -> Iterator[str]:
     pids = list(dict.fromkeys(begin.pid for begin in begins))
     yield f"{len(told)} attempts, by {len(pids)} workers:"
     for attempt in told:
-        parts = [f"{len(attempt.committed)} steps committed"]
+        yield f"  attempt {attempt.number}: {len(attempt.committed)} steps committed"
         if attempt.skipped:
-            parts.insert(0, f"{_span(attempt.skipped)} skipped, from their checkpoints")
+            yield f"    skipped, from their checkpoints: {_span(attempt.skipped)}"
         if attempt.again:
-            parts.append(f"{', '.join(attempt.again)} ran again: its worker was killed inside it")
-        yield f"  attempt {attempt.number}: " + "; ".join(parts)
+            yield f"    ran again, begun before and not committed: {', '.join(attempt.again)}"
     twice = sum(1 for times in Counter(b.step for b in begins).values() if times > 1)
     once = len({begin.step for begin in begins}) - twice
     yield f"By the steps' own notes, {once} of the {_MARKED}… steps were entered once, {twice} twice."
