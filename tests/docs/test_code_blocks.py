@@ -1,0 +1,82 @@
+"""Every code block of README.md and docs/ is true: Python runs, shell commands exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from durably.cli.parser import build_parser
+
+from . import blocks as doc
+
+LANGUAGES = {"python", "sh", "text", "json", "sql", "mermaid"}
+PAGES = [pytest.param(page, id=str(page.relative_to(doc.ROOT))) for page in doc.pages()]
+
+
+def with_block(language: str) -> list[object]:
+    return [
+        param
+        for param in PAGES
+        if any(block.language == language for block in doc.blocks(param.values[0]))
+    ]
+
+
+@pytest.mark.parametrize("page", with_block("python"))
+def test_python_runs(page: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", doc.__file__, page],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("page", with_block("sh"))
+def test_shell_commands_exist(page: Path) -> None:
+    targets = re.findall(r"^([a-z]+):", (doc.ROOT / "Makefile").read_text(), re.MULTILINE)
+    for block in doc.blocks(page):
+        if block.language != "sh":
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            match shlex.split(line, comments=True):
+                case []:
+                    pass
+                case ["make", *words]:
+                    assert set(words) <= set(targets), line
+                case ["pip", "install", package]:
+                    assert package in ("durably", "durably[cli]"), line
+                case ["durably", *words]:
+                    build_parser().parse_args(words)
+                case _:
+                    pytest.fail(f"{page}:{block.line}: {line!r} is no command that is checked")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_has_a_language(page: Path) -> None:
+    assert {block.language for block in doc.blocks(page)} <= LANGUAGES
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_a_failing_block_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for text in ("assert False", "await missing()", "print(1)\n```\n```text\n2"):
+        page.write_text(f"```python\nimport asyncio\n```\n\n```python\n{text}\n```\n")
+        done = subprocess.run(
+            [sys.executable, doc.__file__, page], cwd=tmp_path, capture_output=True, check=False
+        )
+        assert done.returncode != 0, text
