@@ -179,7 +179,7 @@ def make_filter(
         labels=check_labels(labels or {}),
         limit=limit,
         offset=offset,
-        after=None if cursor is None else _parse_cursor(cursor),
+        after=None if cursor is None else _check("cursor", cursor),
     )
 
 
@@ -189,13 +189,6 @@ def _status(value: Status | str) -> Status:
     except ValueError:
         known = ", ".join(Status)
         raise ConfigurationError(f"status must be one of {known}; not {value!r}") from None
-
-
-def _parse_cursor(cursor: str) -> tuple[int, str]:
-    created_at, _, run_id = cursor.partition(".")
-    if not (created_at.isascii() and created_at.isdigit() and run_id):
-        raise ConfigurationError(f"cursor {cursor!r} is none; pass the .cursor of a run")
-    return int(created_at), run_id
 
 
 def check_labels(labels: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple
 
@@ -115,10 +115,13 @@ class Run(Generic[I, O]):
     started_at: datetime | None
     ended_at: datetime | None
     updated_at: datetime
-    cursor: str = field(repr=False, default="")
-    """Pass it as ``get_runs(cursor=...)`` to go on after this run."""
     disposition: Literal["created", "idempotent"] | None = None
     """On what ``trigger`` returns: whether the run is new, or its idempotency key was known."""
+
+    @property
+    def cursor(self) -> str:
+        """Pass it as ``get_runs(cursor=...)`` to go on after this run."""
+        return self.id
 
     @property
     def is_final(self) -> bool:
@@ -178,7 +181,6 @@ def run_from_row(
         started_at=None if row.started_at is None else to_datetime(row.started_at),
         ended_at=None if row.ended_at is None else to_datetime(row.ended_at),
         updated_at=to_datetime(row.updated_at),
-        cursor=f"{row.created_at}.{row.id}",
         disposition=disposition,
     )
 

@@ -73,14 +73,14 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; empty means all. ``after`` is (created_at, id) of the last one seen."""
+    """Which runs to list; empty means all. ``after`` is the id of the last one seen."""
 
     jobs: Sequence[str] = ()
     statuses: Sequence[Status] = ()
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     limit: int = 50
     offset: int = 0
-    after: tuple[int, str] | None = None
+    after: str | None = None
 
 
 class Settlement(NamedTuple):

@@ -236,10 +236,22 @@ class SQLiteStore(Store):
             make, atomic=atomic, heavy=heavy, wakes=wakes, patience=patience
         )
 
-    async def _read(self, make: Callable[[], sql.Transaction[T]]) -> T:
+    async def _read(self, make: Callable[[], sql.Transaction[T]], *, for_ever: bool = False) -> T:
+        patience = None if for_ever else PATIENCE
         if self._reader is None:
-            return await self._write(lambda _: make(), patience=PATIENCE)
-        return await self._on_reader(make)
+            return await self._write(lambda _: make(), patience=patience)
+        since = self._runtime.monotonic()
+        while True:
+            try:
+                return await self._on_reader(make)
+            except sqlite3.Error as error:
+                if is_damaged(error):
+                    raise guards.damaged(self.path or Path(":memory:"), error) from None
+                if not is_passing(error):
+                    raise
+                if patience is not None and self._runtime.monotonic() - since > patience:
+                    raise StorageUnavailableError(f"the database cannot be read: {error}") from None
+            await self._runtime.sleep(self._runtime.jitter(0.02, 0.9))
 
     async def _on_reader(self, make: Callable[[], sql.Transaction[T]]) -> T:
         self._open_writer()
@@ -338,7 +350,7 @@ class SQLiteStore(Store):
         return [RunRow._make(row) for row in rows]
 
     async def checkpoints(self, run_id: str) -> dict[str, Checkpoint]:
-        return await self._read(lambda: sql.checkpoints(run_id))
+        return await self._read(lambda: sql.checkpoints(run_id), for_ever=True)
 
     async def journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[JournalRow]:
         return await self._read(lambda: sql.journal(run_id, after, limit))

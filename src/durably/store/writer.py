@@ -154,6 +154,9 @@ class Writer:
         """Hand an operation over from another thread, past whatever keeps the loop busy."""
         if self._stopping.is_set():
             raise ClosedError("the database is closed; call init() first")
+        if self._thread is None:
+            self.submit(operation)
+            return
         operation.from_thread = True
         self._queue.put([operation])
 

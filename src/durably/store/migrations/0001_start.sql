@@ -35,7 +35,6 @@ create unique index durably_runs_busy on durably_runs (concurrency_key)
 create index durably_runs_due on durably_runs (job, due_at, id) where due_at is not null;
 create index durably_runs_parked on durably_runs (concurrency_key, created_at, id)
   where due_at = 9007199254740991;
-create index durably_runs_created on durably_runs (created_at, id);
 create index durably_runs_ended on durably_runs (ended_at) where ended_at is not null;
 
 create table durably_journal (

@@ -1,0 +1,417 @@
+"""What every store must do, in the order of a run's life."""
+
+import asyncio
+
+import pytest
+
+from durably.errors import LeaseLost, RunConflictError, RunNotFoundError
+from durably.models import Lease
+from durably.state import (
+    ACTIVE,
+    CANCEL,
+    COMPLETE,
+    FAIL,
+    FINAL,
+    PARKED,
+    RELEASE,
+    RETRY,
+    WAIT,
+    Status,
+)
+from durably.store.base import Entry, NewRun, RunFilter, Settlement
+
+LEASE = 30_000
+SETTLING = (COMPLETE, FAIL, WAIT, RELEASE)
+
+
+def new(n, job="job", key=None, idempotency_key=None, labels="{}"):
+    return NewRun(f"{n:036d}", job, '{"n":1}', labels, idempotency_key, key)
+
+
+async def put(store, *runs):
+    return [row.row for row in await store.enqueue(runs, store.clock.now())]
+
+
+async def claim(store, limit=10, jobs=("job",), *, takeover=True):
+    claims = await store.claim(jobs, "me", store.clock.now(), LEASE, limit, takeover=takeover)
+    return claims.taken
+
+
+async def claim_one(store):
+    return (await claim(store, 1))[0]
+
+
+def settlement(store, transition, **values):
+    due = None if transition.target in FINAL else store.clock.now()
+    return Settlement(store.clock.now(), due_at=due, **values)
+
+
+def entry(store, name, kind="step:complete"):
+    return Entry(kind, store.clock.now(), name, 0, store.clock.now(), "1")
+
+
+async def test_a_new_run_is_pending_and_due_at_once(store):
+    (row,) = await put(store, new(1, labels='{"a":"b"}'))
+    assert (row.status, row.due_at, row.generation) == ("pending", store.clock.now(), 0)
+    assert await store.run(row.id) == row
+    assert [(j.seq, j.type) for j in await store.journal(row.id)] == [(1, "run:trigger")]
+
+
+async def test_enqueue_is_all_or_nothing(store):
+    await put(store, new(1))
+    with pytest.raises(Exception, match="NOT NULL"):
+        await store.enqueue([new(2), NewRun("x" * 36, None, "1", "{}", None, None)], 1)
+    assert len(await store.runs(RunFilter())) == 1
+
+
+async def test_an_idempotency_key_gives_the_first_run_whatever_its_status(store):
+    await put(store, new(1, idempotency_key="k"))
+    held = await claim_one(store)
+    await store.settle(held.lease, COMPLETE, settlement(store, COMPLETE, output="1"))
+    ((row, created),) = await store.enqueue([new(2, idempotency_key="k")], store.clock.now())
+    assert (row.id, row.status, created) == (new(1).id, "completed", False)
+    ((_, other_job),) = await store.enqueue([new(3, "other", idempotency_key="k")], 1)
+    assert other_job
+
+
+async def test_the_same_key_from_many_tasks_makes_one_run(store):
+    tried = await asyncio.gather(
+        *(store.enqueue([new(n, idempotency_key="k")], store.clock.now()) for n in range(40))
+    )
+    assert len({found[0].row.id for found in tried}) == 1
+    assert sum(found[0].created for found in tried) == 1
+
+
+async def test_claim_takes_the_longest_due_first_and_only_known_jobs(store):
+    for n, job in enumerate(("job", "other", "job", "unknown")):
+        await put(store, new(n, job))
+        store.clock.at += 10
+    taken = await claim(store, 2, ("other", "job"))
+    assert [c.row.id for c in taken] == [new(0).id, new(1).id]
+    assert [c.row.id for c in await claim(store, 5, ("other", "job"))] == [new(2).id]
+    assert (await store.run(new(3).id)).status == "pending"
+
+
+async def test_a_claim_gives_a_fresh_lease_and_counts_the_attempt(store):
+    await put(store, new(1))
+    first = await claim_one(store)
+    assert (first.row.generation, first.resumed, first.seq) == (1, False, 2)
+    assert first.row.due_at == store.clock.now() + LEASE
+    assert await claim(store) == []
+    store.clock.at += LEASE + 1
+    second = await claim_one(store)
+    assert (second.row.generation, second.resumed) == (2, True)
+    assert first.lease.token != second.lease.token
+    assert len(second.lease.token) == 32
+
+
+async def test_a_lapsed_lease_is_left_alone_when_takeover_is_off(store):
+    await put(store, new(1))
+    await claim_one(store)
+    store.clock.at += LEASE + 1
+    assert await claim(store, takeover=False) == []
+    assert len(await claim(store)) == 1
+
+
+async def test_a_renewed_lease_does_not_lapse(store):
+    await put(store, new(1), new(2))
+    one, two = await claim(store)
+    store.clock.at += LEASE - 1
+    gone = asyncio.get_running_loop().create_future()
+    lost = Lease(two.lease.run_id, "0" * 32, 1, LEASE)
+    store.renew([one.lease, lost], store.clock.now(), asyncio.get_running_loop(), gone.set_result)
+    assert await gone == [two.lease.run_id]
+    store.clock.at += 2
+    assert [c.row.id for c in await claim(store)] == [two.row.id]
+    assert await store.holds(one.lease, store.clock.now())
+    assert not await store.holds(two.lease, store.clock.now())
+
+
+async def test_recoveries_count_takeovers_without_a_step(store):
+    await put(store, new(1))
+    held = await claim_one(store)
+    for expected in (1, 2):
+        store.clock.at += 20 * LEASE
+        held = await claim_one(store)
+        assert held.row.recoveries == expected
+    await store.record(held.lease, entry(store, "a"))
+    store.clock.at += 20 * LEASE
+    assert (await claim_one(store)).row.recoveries == 0
+
+
+async def test_a_lease_grows_for_a_run_that_keeps_losing_it(store):
+    await put(store, new(1))
+    durations = []
+    for _ in range(9):
+        durations.append((await claim_one(store)).lease.duration)
+        store.clock.at += 700_000
+    assert durations[:4] == [LEASE, LEASE, 2 * LEASE, 4 * LEASE]
+    assert durations[-1] == 600_000
+
+
+async def test_a_handed_back_run_counts_no_recovery(store):
+    await put(store, new(1))
+    for _ in range(20):
+        held = await claim_one(store)
+        assert held.row.recoveries == 0
+        await store.settle(held.lease, RELEASE, settlement(store, RELEASE))
+
+
+async def test_steps_are_kept_in_order_and_once(store):
+    await put(store, new(1))
+    held = await claim_one(store)
+    seqs = await asyncio.gather(
+        *(store.record(held.lease, entry(store, f"s{i}")) for i in range(20))
+    )
+    assert seqs == list(range(3, 23))
+    assert list(await store.checkpoints(held.row.id)) == [f"s{i}" for i in range(20)]
+    with pytest.raises(Exception, match="UNIQUE"):
+        await store.record(held.lease, entry(store, "s3"))
+    assert (await store.record(held.lease, entry(store, "s20"))) == 23
+
+
+async def test_one_refused_write_does_not_harm_its_batch(store):
+    await put(store, new(1), new(2))
+    one, two = await claim(store)
+    stale = one.lease._replace(token="f" * 32)
+    results = await asyncio.gather(
+        store.record(one.lease, entry(store, "a")),
+        store.record(stale, entry(store, "b")),
+        store.settle(stale, COMPLETE, settlement(store, COMPLETE, output="1")),
+        store.record(two.lease, entry(store, "a")),
+        return_exceptions=True,
+    )
+    assert results[0] == results[3] == 3
+    assert isinstance(results[1], LeaseLost)
+    assert isinstance(results[2], LeaseLost)
+
+
+@pytest.mark.parametrize(
+    "kind", ["record", "progress", "complete", "fail", "wait", "release", "renew"]
+)
+async def test_a_stale_holder_can_write_nothing(store, kind):
+    await put(store, new(1))
+    stale = (await claim_one(store)).lease
+    store.clock.at += LEASE + 1
+    await claim_one(store)
+    before = await store.run(stale.run_id), await store.journal(stale.run_id)
+    transitions = {"complete": COMPLETE, "fail": FAIL, "wait": WAIT, "release": RELEASE}
+    if kind == "renew":
+        assert not await store.holds(stale, store.clock.now())
+    else:
+        with pytest.raises(LeaseLost):
+            if kind == "record":
+                await store.record(stale, entry(store, "a"))
+            elif kind == "progress":
+                await store.save_progress(stale, "{}", store.clock.now())
+            else:
+                row = transitions[kind]
+                await store.settle(stale, row, settlement(store, row))
+    assert (await store.run(stale.run_id), await store.journal(stale.run_id)) == before
+
+
+async def _run_in(store, status):
+    """A run brought into a status by legal moves; its last lease."""
+    (row,) = await put(store, new(1))
+    lease = Lease(row.id, "0" * 32, 0, LEASE)
+    path = {
+        Status.PENDING: (),
+        Status.RUNNING: ("claim",),
+        Status.WAITING: ("claim", WAIT),
+        Status.COMPLETED: ("claim", COMPLETE),
+        Status.FAILED: ("claim", FAIL),
+        Status.CANCELLED: (CANCEL,),
+    }[status]
+    for move in path:
+        if move == "claim":
+            lease = (await claim_one(store)).lease
+        elif move.fenced:
+            values = {"output": "1"} if move is COMPLETE else {}
+            await store.settle(lease, move, settlement(store, move, **values))
+        else:
+            await store.move(row.id, move, store.clock.now())
+    assert (await store.run(row.id)).status == status
+    return lease
+
+
+@pytest.mark.parametrize("status", Status)
+@pytest.mark.parametrize("transition", [*SETTLING, CANCEL, RETRY], ids=lambda t: t.name)
+async def test_the_table_decides_every_move(store, status, transition):
+    lease = await _run_in(store, status)
+    before = await store.run(lease.run_id)
+    legal = status in transition.sources
+    try:
+        if transition.fenced:
+            await store.settle(lease, transition, settlement(store, transition))
+        else:
+            await store.move(lease.run_id, transition, store.clock.now())
+    except (LeaseLost, RunConflictError):
+        assert not legal
+        assert await store.run(lease.run_id) == before
+    else:
+        assert legal
+        row = await store.run(lease.run_id)
+        assert row.status == transition.target
+        assert (await store.journal(row.id))[-1].type == transition.event
+        assert (row.due_at is None) == (transition.target in FINAL)
+
+
+@pytest.mark.parametrize("status", Status)
+async def test_claim_takes_exactly_what_is_active_and_due(store, status):
+    await _run_in(store, status)
+    store.clock.at += LEASE + 1
+    assert bool(await claim(store)) == (status in ACTIVE)
+
+
+async def test_moving_a_run_that_does_not_exist(store):
+    with pytest.raises(RunNotFoundError, match="nothing"):
+        await store.move("nothing", CANCEL, 1)
+
+
+async def test_retry_keeps_checkpoints_and_forgets_the_error(store):
+    await put(store, new(1))
+    held = await claim_one(store)
+    await store.record(held.lease, entry(store, "a"))
+    await store.settle(held.lease, FAIL, settlement(store, FAIL, error='{"type":"E","message":""}'))
+    row, seq = await store.move(held.row.id, RETRY, store.clock.now())
+    assert (row.status, row.error, row.ended_at, seq) == ("pending", None, None, 5)
+    again = await claim_one(store)
+    assert again.resumed
+    assert list(await store.checkpoints(again.row.id)) == ["a"]
+
+
+async def test_one_running_run_per_key_first_come_first_served(store):
+    await put(store, *(new(n, "job" if n % 2 else "other", "k") for n in range(5)), new(9))
+    order = []
+    taken = await claim(store, 10, ("job", "other"))
+    assert [c.row.id for c in taken if c.row.concurrency_key is None] == [new(9).id]
+    while held := next((c for c in taken if c.row.concurrency_key), None):
+        order.append(held.row.id)
+        assert await claim(store, 10, ("job", "other")) == []
+        store.clock.at += 1
+        await store.settle(held.lease, COMPLETE, settlement(store, COMPLETE, output="1"))
+        taken = await claim(store, 10, ("job", "other"))
+    assert order == [new(n).id for n in range(5)]
+
+
+async def test_what_waits_behind_a_busy_key_is_parked_once(store):
+    await put(store, *(new(n, key="k") for n in range(300)))
+    await claim(store, 1)
+    while await claim(store, 10):
+        pass
+    rows = await store.runs(RunFilter(limit=1000))
+    assert sum(row.due_at == PARKED for row in rows) == 299
+    assert not await store.any_due(["job"], store.clock.now())
+
+
+@pytest.mark.parametrize("how", ["complete", "fail", "wait", "cancel", "cancel-next"])
+async def test_the_key_is_handed_on_whatever_ends_its_holder(store, how):
+    await put(store, *(new(n, key="k") for n in range(3)))
+    held = await claim_one(store)
+    assert await claim(store) == []
+    if how.startswith("cancel"):
+        await store.move(held.row.id, CANCEL, store.clock.now())
+        if (
+            how == "cancel-next"
+        ):  # the one that the key was handed to goes too, before it is claimed
+            await store.move(new(1).id, CANCEL, store.clock.now())
+    else:
+        row = {"complete": COMPLETE, "fail": FAIL, "wait": WAIT}[how]
+        values = {"output": "1"} if row is COMPLETE else {}
+        later = settlement(store, row, **values)
+        if row is WAIT:
+            later = later._replace(due_at=store.clock.now() + 1_000_000)
+        await store.settle(held.lease, row, later)
+    expected = new(2).id if how == "cancel-next" else new(1).id
+    assert [c.row.id for c in await claim(store)] == [expected]
+
+
+async def test_a_released_run_keeps_its_key_and_its_place(store):
+    await put(store, new(1, key="k"), new(2, key="k"))
+    held = await claim_one(store)
+    assert await claim(store) == []
+    later = Settlement(store.clock.now(), held.row.created_at)
+    await store.settle(held.lease, RELEASE, later)
+    assert [c.row.id for c in await claim(store)] == [held.row.id]
+
+
+async def test_a_lapsed_holder_is_taken_over_though_others_wait_for_its_key(store):
+    await put(store, new(1, key="k"), new(2, key="k"))
+    await claim_one(store)
+    assert await claim(store) == []
+    store.clock.at += LEASE + 1
+    assert [c.row.id for c in await claim(store)] == [new(1).id]
+
+
+async def test_a_dead_owners_leases_end_at_once(store):
+    await put(store, new(1))
+    await claim_one(store)
+    assert await store.owners() == ["me"]
+    assert await store.expire("me", store.clock.now()) == [new(1).id]
+    assert (await claim_one(store)).row.recoveries == 1
+
+
+async def test_a_deleted_run_leaves_one_line_that_tells_of_it(store):
+    lease = await _run_in(store, Status.COMPLETED)
+    await store.delete(lease.run_id, store.clock.now())
+    assert await store.run(lease.run_id) is None
+    (line,) = await store.journal(lease.run_id)
+    assert (line.type, line.seq, line.data) == ("run:delete", 4, '{"job":"job","labels":{}}')
+    with pytest.raises(RunNotFoundError):
+        await store.delete(lease.run_id, store.clock.now())
+
+
+@pytest.mark.parametrize("status", sorted(ACTIVE))
+async def test_an_active_run_cannot_be_deleted(store, status):
+    lease = await _run_in(store, status)
+    with pytest.raises(RunConflictError, match=status):
+        await store.delete(lease.run_id, store.clock.now())
+
+
+async def test_positions_are_never_used_twice(store):
+    lease = await _run_in(store, Status.COMPLETED)
+    end = await store.end_of_tail()
+    await store.delete(lease.run_id, store.clock.now())
+    assert [run_id for position, run_id in await store.tail(end)] == [lease.run_id]
+    end = await store.end_of_tail()
+    await put(store, new(2))
+    assert [run_id for position, run_id in await store.tail(end)] == [new(2).id]
+
+
+async def test_purge_takes_what_ended_before_in_batches(store):
+    await put(store, *(new(n) for n in range(7)))
+    for held in await claim(store, 5):
+        await store.settle(held.lease, COMPLETE, settlement(store, COMPLETE, output="1"))
+        store.clock.at += 1000
+    before = store.clock.now() - 1500
+    assert len(await store.purge(before, store.clock.now(), 3)) == 3
+    assert len(await store.purge(before, store.clock.now(), 3)) == 1
+    assert await store.purge(before, store.clock.now(), 3) == []
+    assert len(await store.runs(RunFilter())) == 3
+
+
+async def test_listing_filters_and_pages(store):
+    await put(store, *(new(n, f"job{n % 2}", labels=f'{{"tenant":"t{n % 3}"}}') for n in range(12)))
+    everything = [row.id for row in await store.runs(RunFilter())]
+    assert everything == [new(n).id for n in reversed(range(12))]
+    page = await store.runs(RunFilter(limit=5))
+    await put(store, new(99))
+    rest = await store.runs(RunFilter(limit=50, after=page[-1].id))
+    assert [row.id for row in page + rest] == everything
+    both = await store.runs(RunFilter(jobs=("job1",), labels={"tenant": "t1"}))
+    assert [row.id for row in both] == [new(7).id, new(1).id]
+    assert await store.runs(RunFilter(statuses=(Status.FAILED, Status.RUNNING))) == []
+    assert len(await store.runs(RunFilter(offset=10))) == 3
+
+
+async def test_a_label_is_matched_as_it_is_written(store):
+    odd = "a.b $x[0] '; drop table durably_runs; --"
+    await put(store, new(1, labels='{"' + odd + '":"v"}'), new(2))
+    assert [row.id for row in await store.runs(RunFilter(labels={odd: "v"}))] == [new(1).id]
+
+
+async def test_migrating_twice_changes_nothing(store):
+    await put(store, new(1))
+    await store.migrate()
+    await store.require_schema()
+    assert len(await store.runs(RunFilter())) == 1
