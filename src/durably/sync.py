@@ -210,7 +210,11 @@ class SyncDurably:
 
     def subscribe(self, run_id: str, after: int = 0) -> Iterator[events.AnyEvent]:
         """As ``Durably.subscribe``, blocking between events."""
-        return self._portal.iterate(self._durably.subscribe(run_id, after))
+
+        async def stream() -> AsyncIterator[events.AnyEvent]:
+            return self._durably.subscribe(run_id, after)
+
+        return self._portal.iterate(self.call(stream()))
 
     def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
         """As ``Durably.wait``."""
