@@ -48,11 +48,11 @@ def examine(path: Path) -> Iterator[Finding]:
 
 
 def _inside(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
-    yield from checks.integrity(connection)
     yield from checks.journal(connection, path)
-    for finding in checks.schema(connection, path):
-        yield finding
-        if finding.status == "wrong":
-            return
+    for check in (checks.integrity(connection), checks.schema(connection, path)):
+        for finding in check:
+            yield finding
+            if finding.status == "wrong":
+                return
     now = time.time_ns() // 1_000_000
     yield from checks.Runs(connection, path, now).findings()

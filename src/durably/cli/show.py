@@ -55,7 +55,7 @@ def plain_run(run: Run) -> dict[str, Any]:
     """A run as plain JSON."""
     found: dict[str, Any] = plain(run)
     del found["disposition"]  # of a trigger, not of the run
-    return found
+    return {**found, "cursor": run.cursor}
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

@@ -1,0 +1,108 @@
+"""``durably demo`` from end to end: real workers, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import durably.demo.index_stdlib
+from durably.demo import census
+
+
+class Demo:
+    """The command, with a directory of its own to keep its state in."""
+
+    def __init__(self, caches: Path) -> None:
+        self.place = caches / "durably-demo"
+        self._env = {**os.environ, "XDG_CACHE_HOME": str(caches)}
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "durably.cli", "demo", *words],
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *words: str) -> tuple[int, str]:
+        process = self.start(*words)
+        out, _ = process.communicate(timeout=120)
+        return process.returncode, out
+
+    def indexed(self) -> int:
+        """How many files are in the index."""
+        if not (self.place / "index.db").exists():
+            return 0
+        with suppress(Exception), census.open_index(self.place / "index.db") as index:
+            return index.size()
+        return 0
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.communicate(timeout=30)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[Demo]:
+    demo = Demo(tmp_path)
+    yield demo
+    demo.end()
+
+
+def wait_for(condition: Callable[[], bool], patience: float = 60.0) -> None:
+    """Until it is so. The patience only keeps a broken test from hanging."""
+    give_up = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_the_whole_library(demo: Demo) -> None:
+    code, said = demo.run()
+    assert code == 0, said
+    assert "was killed (SIGKILL)" in said
+    assert "2 attempts, by 2 workers:" in said
+    assert "skipped, from their checkpoints:" in said
+    assert "ran again, begun before and not committed: index-" in said
+    assert "comes to exactly the same." in said
+    assert f"The job's code: {durably.demo.index_stdlib.__file__}" in said
+    assert not demo.place.exists(), "nothing is left behind"
+
+
+def test_an_interrupted_demo_goes_on(demo: Demo) -> None:
+    words = ("--limit", "120", "--keep")
+    first = demo.start(*words)
+    wait_for(lambda: demo.indexed() > 5)
+    first.send_signal(signal.SIGINT)
+    said, _ = first.communicate(timeout=30)
+    assert first.returncode == 130
+    assert "The same command goes on from here" in said
+    assert demo.run("--limit", "90")[0] == 1, "other files are another demo"
+    code, said = demo.run(*words)
+    assert code == 0, said
+    assert "Going on with the run of before: pending" in said
+    assert "comes to exactly the same." in said
+    code, said = demo.run(*words)
+    assert (code, "of before: completed" in said) == (0, True), "it was kept"
+    code, said = demo.run("--limit", "20", "--fresh")
+    assert (code, "Going on" in said) == (0, False)
+    assert not demo.place.exists()
+
+
+def test_the_job_is_short_enough_to_read() -> None:
+    source = Path(durably.demo.index_stdlib.__file__).read_text("utf-8")
+    assert len(source.splitlines()) < 60
