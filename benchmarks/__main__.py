@@ -9,7 +9,7 @@ import time
 
 from .cases import cases
 from .peers import HERE, find_peers
-from .report import header, table, targets
+from .report import header, noise, table, targets
 from .runner import measure
 
 
@@ -28,6 +28,7 @@ def main() -> None:
     results = measure(chosen, peers, repeat)
     print(table(results, peers), end="\n\n")
     print(targets(results), end="\n\n")
+    print(noise(results))
     load = " ".join(f"{value:.2f}" for value in os.getloadavg())
     print(f"took {time.monotonic() - began:.0f} s, load average after {load}")
     raw = {f"{case} {column}": found for (case, column), found in results.found.items()}

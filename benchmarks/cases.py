@@ -79,12 +79,12 @@ def _others(quick: bool) -> list[Case]:
             "latency",
             {"ours": count | far, "original": count | far, "dbos": count | far},
         ),
-        _drain("e-few", pending=1_000, finished=0, ours=(100, 900, 5), peers=(100, 500, 1)),
+        _drain("e-few", pending=1_000, finished=0, ours=(100, 900, 7), peers=(100, 500, 1)),
         _drain(
             "e-many",
             pending=100_000,
             finished=200_000,
-            ours=(100, 4_100, 1),
+            ours=(100, 4_100, 3),
             peers=(50, 150, 1),
         ),
         Case(

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from durably import Durably, Step, events, job
+from durably.store import sql
+from durably.store.sqlite import DIALECT
 
 from .meter import Meter, Result, Window, drive, latencies, percentile, rss_mb
 
@@ -322,9 +324,6 @@ async def blocked(db: str, behind: int, others: int, concurrency: int) -> Result
 
 async def claim(db: str, base: str, count: int, limit: int) -> Result:
     """A claim's statements, driven without the engine and rolled back each time: only CPU."""
-    from durably.store import sql
-    from durably.store.sqlite import DIALECT
-
     shutil.copyfile(base, db)
     connection = sqlite3.connect(db, isolation_level=None, cached_statements=256)
     connection.execute("pragma cache_size = -16000")

@@ -7,12 +7,12 @@ import platform
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from .peers import Peer
-from .runner import Results
+from .runner import NOISE, Results
 
 
 class Row(NamedTuple):
@@ -103,7 +103,9 @@ def _cell(results: Results, row: Row, column: str) -> str:
     if (row.case, column) in results.failures:
         return "failed"
     value = results.median(row.case, column, row.key)
-    return "" if value is None else f"{value:,.{row.digits}f}"
+    if value is None:
+        return ""
+    return f"{value:,.{row.digits}f}{' ?' if results.noise(row.case, column) > NOISE else ''}"
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -131,74 +133,88 @@ def _notes(results: Results, peers: Mapping[str, Peer]) -> list[str]:
     return notes
 
 
+Number = tuple[str, str, str]
+"""A case, a column and a key of its result."""
+
+
 class Target(NamedTuple):
-    """What we want to reach: the value, and whether it is enough."""
+    """What we want to reach: a number of ours, or its ratio to another."""
 
     label: str
-    value: Callable[[Results], float | None]
+    number: Number
+    over: Number | None
     limit: float
     at_least: bool
     unit: str
 
+    def value(self, results: Results) -> float | None:
+        """What was measured of it."""
+        value = results.median(*self.number)
+        if value is None or self.over is None:
+            return value
+        other = results.median(*self.over)
+        return value / other if other else None
 
-def _ratio(case: str, key: str, other: str) -> Callable[[Results], float | None]:
-    return _quotient((case, "ours", key), (case, other, key))
+    def disturbed(self, results: Results) -> bool:
+        """Whether other processes used the machine meanwhile."""
+        numbers = [self.number] if self.over is None else [self.number, self.over]
+        return any(results.noise(case, column) > NOISE for case, column, _ in numbers)
 
 
-def _quotient(
-    one: tuple[str, str, str], other: tuple[str, str, str]
-) -> Callable[[Results], float | None]:
-    def value(results: Results) -> float | None:
-        a, b = results.median(*one), results.median(*other)
-        return None if a is None or not b else a / b
-
-    return value
+def _ratio(label: str, case: str, key: str, other: str, limit: float) -> Target:
+    return Target(label, (case, "ours", key), (case, other, key), limit, True, "x")
 
 
-def _ours(case: str, key: str) -> Callable[[Results], float | None]:
-    return lambda results: results.median(case, "ours", key)
+def _at_most(label: str, case: str, key: str, limit: float, unit: str) -> Target:
+    return Target(label, (case, "ours", key), None, limit, False, unit)
+
+
+def _many_to_few(label: str, cases: tuple[str, str], key: str, limit: float, up: bool) -> Target:
+    return Target(label, (cases[0], "ours", key), (cases[1], "ours", key), limit, up, "x")
 
 
 TARGETS = (
-    Target("(a) against the original", _ratio("a", "steps_s", "original"), 2.5, True, "x"),
-    Target("(a) against DBOS", _ratio("a", "steps_s", "dbos"), 8, True, "x"),
-    Target("(b) against the original", _ratio("b", "steps_s", "original"), 15, True, "x"),
-    Target("(b) against DBOS", _ratio("b", "steps_s", "dbos"), 50, True, "x"),
-    Target("(b) against raw SQL", _ratio("b", "steps_s", "raw"), 0.25, True, "x"),
-    Target("(b) + 1 ms, the original", _ratio("b-slow", "steps_s", "original"), 15, True, "x"),
-    Target("(b) + 1 ms, DBOS", _ratio("b-slow", "steps_s", "dbos"), 50, True, "x"),
-    Target("(b) + 1 ms, raw SQL", _ratio("b-slow", "steps_s", "raw"), 0.25, True, "x"),
-    Target("(b) CPU with everything on", _ours("b-everything", "cpu_us"), 300, False, "us a step"),
-    Target("(c) single, the original", _ratio("c", "single_s", "original"), 1.5, True, "x"),
-    Target("(c) batches, the original", _ratio("c", "batch_s", "original"), 5, True, "x"),
-    Target("(d) in process, p50", _ours("d", "p50_ms"), 1.5, False, "ms"),
-    Target("(d) another process, p50", _ours("d-across", "p50_ms"), 3, False, "ms"),
-    Target(
-        "(e) drain of many against few",
-        _quotient(("e-many", "ours", "runs_s"), ("e-few", "ours", "runs_s")),
-        0.85,
-        True,
-        "x",
-    ),
-    Target(
-        "(e) claim at many against few",
-        _quotient(("e-claim-many", "ours", "claim_ms"), ("e-claim-few", "ours", "claim_ms")),
-        1.5,
-        False,
-        "x",
-    ),
-    Target("(f) resume", _ours("f", "replay_ms"), 20, False, "ms"),
-    Target("(g) idle memory", _ours("b", "rss_idle_mb"), 50, False, "MB"),
+    _ratio("(a) against the original", "a", "steps_s", "original", 2.5),
+    _ratio("(a) against DBOS", "a", "steps_s", "dbos", 8),
+    _ratio("(b) against the original", "b", "steps_s", "original", 15),
+    _ratio("(b) against DBOS", "b", "steps_s", "dbos", 50),
+    _ratio("(b) against raw SQL", "b", "steps_s", "raw", 0.25),
+    _ratio("(b) fsync + 1 ms, the original", "b-slow", "steps_s", "original", 15),
+    _ratio("(b) fsync + 1 ms, DBOS", "b-slow", "steps_s", "dbos", 50),
+    _ratio("(b) fsync + 1 ms, raw SQL", "b-slow", "steps_s", "raw", 0.25),
+    _at_most("(b) CPU a step, everything on", "b-everything", "cpu_us", 300, "us"),
+    _ratio("(c) one by one, the original", "c", "single_s", "original", 1.5),
+    _ratio("(c) batches, the original", "c", "batch_s", "original", 5),
+    _at_most("(d) in process, p50", "d", "p50_ms", 1.5, "ms"),
+    _at_most("(d) another process, p50", "d-across", "p50_ms", 3, "ms"),
+    _many_to_few("(e) drain, many to few", ("e-many", "e-few"), "runs_s", 0.85, True),
+    _many_to_few("(e) claim, many to few", ("e-claim-many", "e-claim-few"), "claim_ms", 1.5, False),
+    _at_most("(f) resume", "f", "replay_ms", 20, "ms"),
+    _at_most("(g) memory idle", "b", "rss_idle_mb", 50, "MB"),
 )
 
 
 def targets(results: Results) -> str:
-    """Each target that could be measured, met or missed."""
+    """Each target that could be measured, met or missed; a question mark where it was not quiet."""
     lines = [["target", "measured", "wanted", ""]]
     for target in TARGETS:
         if (value := target.value(results)) is not None:
             met = value >= target.limit if target.at_least else value <= target.limit
+            verdict = "PASS" if met else "MISS"
+            if target.disturbed(results):
+                verdict += " ?"
             wanted = f"{'>=' if target.at_least else '<='} {target.limit:g} {target.unit}"
-            shown = f"{value:.2f} {target.unit}"
-            lines.append([target.label, shown, wanted, "PASS" if met else "MISS"])
+            lines.append([target.label, f"{value:.2f} {target.unit}", wanted, verdict])
     return _aligned(lines)
+
+
+def noise(results: Results) -> str:
+    """How quiet the machine was."""
+    found = [one["others"] for several in results.found.values() for one in several]
+    if not found:
+        return "nothing was measured"
+    disturbed = sum(others > NOISE for others in found)
+    return (
+        f"other processes used {sum(found) / len(found):.2f} cores on average; {disturbed} of "
+        f"{len(found)} measurements were disturbed (more than {NOISE:g} cores)"
+    )
