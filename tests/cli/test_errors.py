@@ -49,6 +49,8 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for code in ("0 ", "1 ", "2 ", "3 ", "70 ", "130 "):
         assert f"\n  {code}" in shown
+    assert main(["runs", "--help"]) == 0
+    assert "example:\n  durably runs list" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("durably ")
 

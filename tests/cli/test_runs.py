@@ -39,7 +39,7 @@ class Shop:
         return json.loads(self.durably(*words, "--json"))
 
     def status(self, run_id: str) -> str:
-        return self.json("runs", "show", run_id)["status"]
+        return str(self.json("runs", "show", run_id)["status"])
 
 
 @pytest.fixture

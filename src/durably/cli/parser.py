@@ -132,7 +132,12 @@ def _add_worker(commands: Commands) -> None:
 
 
 def _add_runs(commands: Commands) -> None:
-    group = commands.add_parser("runs", help="list, show, move and delete runs")
+    group = commands.add_parser(
+        "runs",
+        help="list, show, move and delete runs",
+        epilog="example:\n  durably runs list --status failed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     group.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     of_runs = group.add_subparsers(metavar="COMMAND", required=True)
     _add_list(of_runs)

@@ -8,6 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from pydantic import PydanticInvalidForJsonSchema
+
+from ..codec import Codec
 from ..durably import Durably
 from ..errors import RunNotFoundError
 from ..events import LogWrite
@@ -271,16 +274,23 @@ def _plain_job(job: Job[Any, Any]) -> dict[str, Any]:
         "name": job.name,
         "sync": job.is_sync,
         "takes_input": job.takes_input,
-        "input_schema": job.input.schema(),
-        "output_schema": job.output.schema(),
+        "input_schema": _schema(job.input),
+        "output_schema": _schema(job.output),
     }
+
+
+def _schema(codec: Codec[Any]) -> dict[str, Any]:
+    try:
+        return codec.schema()
+    except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
+        return {}
 
 
 def _job_rows(found: Iterable[Job[Any, Any]]) -> Iterable[tuple[str, ...]]:
     for job in found:
         kind = "def" if job.is_sync else "async def"
-        input = _type_of(job.input.schema()) if job.takes_input else "-"
-        yield job.name, kind, input, _type_of(job.output.schema())
+        input = _type_of(_schema(job.input)) if job.takes_input else "-"
+        yield job.name, kind, input, _type_of(_schema(job.output))
 
 
 def _type_of(schema: dict[str, Any]) -> str:

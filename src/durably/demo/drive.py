@@ -71,7 +71,8 @@ def _find_place() -> Path:
     caches = Path(base) if base else Path.home() / ".cache"
     if os.access(caches if caches.exists() else caches.parent, os.W_OK):
         return caches / "durably-demo"
-    return Path(tempfile.gettempdir()) / f"durably-demo-{os.environ.get('USER', 'user')}"
+    whose = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"durably-demo-{whose}"
 
 
 def _say(text: str = "") -> None:
