@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 import durably.demo.index_stdlib
 from durably.demo import census
+from durably.demo.worker import WorkerFailedError, WorkerProcess
 
 
 class Demo:
@@ -99,6 +101,35 @@ def test_an_interrupted_demo_goes_on(demo: Demo) -> None:
     code, said = demo.run("--limit", "20", "--fresh")
     assert (code, "Going on" in said) == (0, False), "it was kept, and is forgotten now"
     assert not demo.place.exists()
+
+
+def test_a_count_that_differs_is_named(demo: Demo) -> None:
+    first = demo.start("--limit", "120")
+    wait_for(lambda: demo.indexed() > 55)
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=30)
+    with closing(sqlite3.connect(demo.place / "index.db")) as connection, connection:
+        path = "select min(path) from modules"
+        connection.execute(f"update modules set lines = lines + 7 where path = ({path})")
+    code, said = demo.run("--limit", "120")
+    assert code == 1
+    assert "WRONG: lines: " in said
+    assert "exactly the same" not in said
+    assert demo.place.exists(), "kept, to be looked at"
+
+
+def test_a_worker_that_fails_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "jobs.db").write_bytes(b"no database" * 1000)
+    worker = WorkerProcess(tmp_path)
+
+    def failed() -> bool:
+        try:
+            worker.keep_running()
+        except WorkerFailedError as error:
+            return "durably: error: jobs.db" in str(error).replace(f"{tmp_path}/", "")
+        return False
+
+    wait_for(failed)
 
 
 def test_the_job_is_short_enough_to_read() -> None:

@@ -164,9 +164,10 @@ class Demo:
             self._killed_at = datetime.now(UTC)
             indexed = index.size()
         names = [s.name for s in await durably.get_steps(run_id) if s.status == "completed"]
-        inside = indexed - BATCH * sum(name.startswith("index-") for name in names)
+        before = BATCH * sum(name.startswith("index-") for name in names)
+        inside, whole = indexed - before, min(BATCH, len(self._files) - before)
         _say(f"Worker {pid} was killed (SIGKILL) after {len(names)} committed steps,")
-        _say(f"in the middle of a step: {inside} of its {BATCH} files were indexed.\n")
+        _say(f"in the middle of a step: {inside} of its {whole} files were indexed.\n")
 
     async def _work(
         self,
