@@ -366,6 +366,8 @@ class Writer:
 
     def _commit(self, batch: list[Operation[Any]]) -> list[Result]:
         connection, alone = self._connection, len(batch) == 1
+        if connection.in_transaction:  # the rollback of an earlier try has failed too
+            connection.execute("rollback")
         connection.execute("begin immediate")
         try:
             results = [
