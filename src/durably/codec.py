@@ -122,11 +122,12 @@ class TypedCodec(Codec[T]):
     def _write(self, value: T) -> str:
         try:
             return self._adapter.dump_json(value, ensure_ascii=True, warnings="error").decode()
-        except PydanticSerializationError as error:
-            if "surrogates" in str(error):
-                return _encode(self._adapter.dump_python(value, mode="json", warnings="error"))
-            raise Unstorable("$", _one_line(str(error))) from None
-        except (ValueError, RecursionError) as error:
+        except (PydanticSerializationError, ValueError, RecursionError) as error:
+            if "surrogates" not in str(error):
+                raise Unstorable("$", _one_line(str(error))) from None
+        try:  # pydantic's writer knows no lone surrogates; json's does
+            return _encode(self._adapter.dump_python(value, mode="json", warnings="error"))
+        except (PydanticSerializationError, ValueError, RecursionError) as error:
             raise Unstorable("$", _one_line(str(error))) from None
 
 
@@ -260,14 +261,24 @@ def difference(before: Any, after: Any, path: str = "$", depth: int = 0) -> tupl
         return None
     if type(before) is not type(after):
         return path, f"{_a(before, article=True)} that would come back as {_a(after, article=True)}"
-    if isinstance(before, float) and math.isnan(before) and math.isnan(after):
+    if _is_nan(before) and _is_nan(after):
         return None
+    if _keys(before) != _keys(after):
+        return path, f"{_a(before, article=True)} whose keys would come back changed"
     for (inner, left), (_, right) in zip(_parts(before, path), _parts(after, path), strict=False):
         if left != right and (found := difference(left, right, inner, depth + 1)):
             return found
     if before == after or _has_parts(before) or type(before).__eq__ is object.__eq__:
         return None if _size(before) == _size(after) else (path, "a value that loses items")
     return path, f"{_a(before, article=True)} that would come back changed"
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _keys(value: Any) -> set[Any]:
+    return set(cast("Mapping[Any, Any]", value)) if isinstance(value, Mapping) else set()
 
 
 def _has_parts(value: Any) -> bool:

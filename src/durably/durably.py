@@ -18,6 +18,7 @@ from .codec import Kept, Unstorable, dump_json
 from .errors import (
     ClosedError,
     ConfigurationError,
+    ForkedError,
     InvalidInputError,
     JobNotFoundError,
     RunCancelled,
@@ -66,6 +67,7 @@ logger = logging.getLogger("durably")
 E = TypeVar("E", bound=events.Event)
 MAX_LIMIT = 1000
 _STEP_THREADS = 64
+_GRACE = 25.0  # seconds
 
 
 class Plugin(Protocol):
@@ -151,6 +153,7 @@ class Durably:
         self._worker: Worker | None = None
         self._bell: Bell | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
         for job in jobs:
             self.register(job)
 
@@ -336,7 +339,7 @@ class Durably:
         await self.migrate()
         await self.start()
 
-    async def stop(self, grace: Seconds = 25.0) -> None:
+    async def stop(self, grace: Seconds = _GRACE) -> None:
         """Claim no more runs, let the running ones end for ``grace`` seconds, hand the rest back, close.
 
         What is handed back another worker takes up at once; ``init()`` opens this instance again.
@@ -369,8 +372,10 @@ class Durably:
         await self.init()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Ctrl-C and cancellation want out now: what runs is handed back rather than waited for.
+        hurry = kind is not None and not issubclass(kind, Exception)
+        await self.stop(0 if hurry else _GRACE)
 
     async def run_until_idle(self) -> int:
         """Execute whatever is due until nothing is; how many runs that were. For scripts and cron.
@@ -409,6 +414,7 @@ class Durably:
             return
         await self._store.open()
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
         self._feed = Feed(self._store, self._runtime, self._options.name)
         if self._store.companion is not None:
             bell = Bell(self._store.companion, self._options.name, self._runtime)
@@ -446,6 +452,11 @@ class Durably:
     def _check_loop(self) -> None:
         if self._feed is None:
             raise ClosedError("Durably is not open: call init() first, or use 'async with durably'")
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"this Durably was opened by process {self._pid} and is used in its fork "
+                f"{os.getpid()}; call init() after the fork, in each process"
+            )
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigurationError(
                 "this Durably was opened on another event loop; open one for each loop, or use "

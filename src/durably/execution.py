@@ -122,8 +122,8 @@ class Execution(Generic[I, O]):
         self._progress_timer: asyncio.TimerHandle | None = None
         self._progress_at = float("-inf")
         self._pending_logs = self._dropped_logs = 0
-        self.held_until = claimed.row.updated_at + claimed.lease.duration
-        """When the lease ends if it is not renewed, by the wall clock in milliseconds."""
+        self._held_until = (0, 0.0)
+        self.renewed(claimed.row.updated_at, engine.runtime.monotonic())
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -348,7 +348,7 @@ class Execution(Generic[I, O]):
     ) -> Kept[Any]:
         failures = 0
         while True:
-            if self._engine.runtime.now() >= self.held_until:
+            if self._may_have_lapsed():
                 await self._make_sure()
             try:
                 if timeout is None:
@@ -435,17 +435,26 @@ class Execution(Generic[I, O]):
         self._tell(events.StepFail, now, seq, **at, error=described)
         return error
 
+    def renewed(self, now: int, monotonic: float) -> None:
+        """The lease was prolonged by a request made then."""
+        self._held_until = now + self.lease.duration, monotonic + self.lease.duration / 1000
+
+    def _may_have_lapsed(self) -> bool:
+        # By either clock: a suspended machine stops the one, a corrected clock moves the other.
+        runtime, (wall, monotonic) = self._engine.runtime, self._held_until
+        return runtime.now() >= wall or runtime.monotonic() >= monotonic
+
     async def _make_sure(self) -> None:
         """We slept through our lease (a stopped process, a closed laptop): is the run still ours?
 
         Without this, a worker that wakes would begin a step that another has committed meanwhile.
         """
-        now = self._engine.runtime.now()
+        now, since = self._engine.runtime.now(), self._engine.runtime.monotonic()
         if not await self._engine.store.holds(self.lease, now):
             self.interrupt = self.interrupt or await self.why_lost()
         if self.interrupt is not None:
             raise self.interrupt
-        self.held_until = now + self.lease.duration
+        self.renewed(now, since)
 
     async def _record(self, entry: Entry) -> int:
         try:
@@ -628,7 +637,7 @@ async def _at_once(fn: Callable[[], Any]) -> Any:
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
-        return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
+        return [error, *(leaf for inner in group.exceptions for leaf in _leaves(inner))]
     return [error]
 
 

@@ -77,14 +77,13 @@ class Runtime:
             else:
                 self._counter += 1
             ms, counter = self._last_ms, self._counter
-        chance = self.entropy(4)
         value = (
             (ms & 0xFFFF_FFFF_FFFF) << 80
             | 0x7 << 76
             | (counter >> 30) << 64
             | 0b10 << 62
             | (counter & 0x3FFF_FFFF) << 32
-            | chance
+            | self.entropy(4)
         )
         text = f"{value:032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

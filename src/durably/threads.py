@@ -69,7 +69,7 @@ def _resolve(future: asyncio.Future[Any], value: Any, error: BaseException | Non
         return
     if error is None:
         future.set_result(value)
-    elif isinstance(error, StopIteration):  # a future cannot raise it
+    elif isinstance(error, StopIteration | GeneratorExit):  # no await can raise them
         future.set_exception(RuntimeError(f"the function raised {error!r}"))
     else:
         future.set_exception(error)

@@ -157,14 +157,24 @@ class Worker:
             return False
         self._backlog = False
         lease = round(self._options.stale_threshold * 1000)
-        claims = await self._store.claim(
-            list(self._jobs),
-            self._options.name,
-            self._runtime.now(),
-            lease,
-            free,
-            takeover=self._may_take_over(),
+        claiming = asyncio.ensure_future(
+            self._store.claim(
+                list(self._jobs),
+                self._options.name,
+                self._runtime.now(),
+                lease,
+                free,
+                takeover=self._may_take_over(),
+            )
         )
+        try:
+            claims = await asyncio.shield(claiming)
+        except (
+            asyncio.CancelledError
+        ):  # the loop is shutting down: ``stop`` hands back what was taken
+            for claimed in (await claiming).taken:
+                self._spawn(claimed)
+            raise
         for claimed in claims.taken:
             self._spawn(claimed)
         self._backlog = self._backlog or claims.more
@@ -199,9 +209,9 @@ class Worker:
 
     async def _bury_dead(self) -> None:
         """A restart need not wait for the leases of a process that is provably dead."""
-        for owner in await self._store.owners():
+        for owner in await self._store.owners(list(self._jobs), self._runtime.now()):
             if owner != self._options.name and self._is_dead(owner):
-                expired = await self._store.expire(owner, self._runtime.now())
+                expired = await self._store.expire(owner, list(self._jobs), self._runtime.now())
                 logger.info("worker %s is dead; its runs are due: %s", owner, expired)
 
     async def _do_chores(self) -> None:
@@ -223,16 +233,17 @@ class Worker:
 
     async def _execute(self, execution: Execution[Any, Any]) -> None:
         try:
-            await execution.execute(self._body_done)
+            await execution.execute(partial(self._body_done, execution))
         finally:
             if self._executions.get(execution.run_id) is execution:
                 del self._executions[execution.run_id]
         if execution.shutdown is not None:
             self._loop.call_soon(_raise, execution.shutdown)
 
-    def _body_done(self) -> None:
+    def _body_done(self, execution: Execution[Any, Any]) -> None:
         """A slot is free before the outcome is written, so that the next claim joins that commit."""
         self._busy -= 1
+        self._stopping = self._stopping or execution.shutdown is not None
         if self._backlog:
             self._woken.set()
 
@@ -246,14 +257,16 @@ class Worker:
         """On the heartbeat's thread."""
         executions = list(self._executions.values())
         if executions:
-            now = self._runtime.now()
+            beat = self._runtime.now(), self._runtime.monotonic()
             leases = [execution.lease for execution in executions]
-            self._store.renew(leases, now, self._loop, partial(self._renewed, executions, now))
+            self._store.renew(leases, beat[0], self._loop, partial(self._renewed, executions, beat))
 
-    def _renewed(self, executions: list[Execution[Any, Any]], now: int, lost: list[str]) -> None:
+    def _renewed(
+        self, executions: list[Execution[Any, Any]], beat: tuple[int, float], lost: list[str]
+    ) -> None:
         for execution in executions:
             if execution.run_id not in lost:
-                execution.held_until = now + execution.lease.duration
+                execution.renewed(*beat)
             elif self._executions.get(execution.run_id) is execution:
                 task = asyncio.create_task(self._interrupt(execution))
                 self._tasks.add(task)

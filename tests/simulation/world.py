@@ -6,6 +6,7 @@ import logging
 import random
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from durably import Durably, Retry, Step
@@ -142,6 +143,7 @@ class World:
         *,
         watchers: bool | None = None,
         plant: Callable[[dict[str, str]], object] = lambda _: None,
+        mix: tuple[str, ...] = ("line", "fan", "flaky", "doomed"),
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(self.rng)
@@ -162,6 +164,7 @@ class World:
         self.beats: dict[str, float] = {}
         self.processes: list[Process] = []
         self.jobs = _jobs(self)
+        self.mix = mix
         self.expected: dict[str, object] = {}
         self.watched: dict[str, list[int]] = {}
         self.watchers = seed % 10 == 0 if watchers is None else watchers
@@ -264,8 +267,8 @@ class World:
         logging.disable(logging.CRITICAL)
         try:
             self.loop.run_until_complete(self._story())
-        except RuntimeError as error:
-            self.say(str(error))
+        except Exception as error:
+            self.say(repr(error))
         finally:
             logging.disable(logging.NOTSET)
             self._bury()
@@ -305,11 +308,11 @@ class World:
 
     async def _trigger(self, client: Durably) -> list[str]:
         ids = []
-        for i in range(8):
-            job = self.jobs[i % len(self.jobs)]
+        for i in range(9):
+            name = self.mix[i % len(self.mix)]
             key = self.rng.choice((None, "k", "k"))
-            run = await client.get_job(job.name).trigger(i, concurrency_key=key)
-            self.expected[run.id] = _expected(job.name, i)
+            run = await client.get_job(name).trigger(i, concurrency_key=key)
+            self.expected[run.id] = _expected(name, i)
             ids.append(run.id)
         self.report.runs = len(ids)
         return ids
@@ -410,7 +413,8 @@ class World:
         ]
         for task in self._tasks:
             if not task.done():
-                task.get_coro().close()
+                with suppress(Exception):  # it would await, or touch the loop that is gone
+                    task.get_coro().close()
         self.loop._scheduled.clear()
         self.loop._ready.clear()
         asyncio.set_event_loop(None)
@@ -428,6 +432,9 @@ def _jobs(world: World) -> list[Job]:
         for i in range(4):
             total += await step.run(f"s{i}", work, step, f"s{i}", i * n, 4.0)
             step.progress(i, 4)
+        for i in range(3):  # also what is no step may be stale
+            await asyncio.sleep(world.rng.random() * 3)
+            step.progress(i, 3)
         return total
 
     async def fan(step: Step, n: int) -> list[int]:
@@ -451,7 +458,7 @@ def _jobs(world: World) -> list[Job]:
             raise ValueError(f"{n} is refused")
 
         await step.run("before", work, step, "before", n, 4.0)
-        return await step.run("refuse", refuse)
+        return await (step.run("refuse", refuse) if n % 2 else refuse())
 
     jobs = {"line": line, "fan": fan, "flaky": flaky, "doomed": doomed}
     return [define(name, fn) for name, fn in jobs.items()]

@@ -346,8 +346,8 @@ async def test_a_lapsed_holder_is_taken_over_though_others_wait_for_its_key(stor
 async def test_a_dead_owners_leases_end_at_once(store):
     await put(store, new(1))
     await claim_one(store)
-    assert await store.owners() == ["me"]
-    assert await store.expire("me", store.clock.now()) == [new(1).id]
+    assert await store.owners(["job"], store.clock.now()) == ["me"]
+    assert await store.expire("me", ["job"], store.clock.now()) == [new(1).id]
     assert (await claim_one(store)).row.recoveries == 1
 
 

@@ -165,12 +165,12 @@ class Store(ABC):
         """Move a run along an unfenced row; ``RunConflictError`` or ``RunNotFoundError`` if refused."""
 
     @abstractmethod
-    async def expire(self, owner: str, now: int) -> list[str]:
-        """End the leases of an owner that is known to be dead."""
+    async def expire(self, owner: str, jobs: Sequence[str], now: int) -> list[str]:
+        """End the leases of an owner that is known to be dead; the ids of its runs."""
 
     @abstractmethod
-    async def owners(self) -> list[str]:
-        """Who holds leases now."""
+    async def owners(self, jobs: Sequence[str], now: int) -> list[str]:
+        """Who holds leases of these jobs' runs."""
 
     @abstractmethod
     async def run(self, run_id: str) -> RunRow | None:

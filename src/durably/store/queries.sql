@@ -68,12 +68,13 @@ returning id
 -- expire
 -- The owner is known to be dead: its leases end now, or a little later where that happened before.
 update durably_runs set due_at = :due_at + ((1 << cast(recoveries as integer)) - 1) * 1000
- where lease_owner = :owner and status = 'running' and due_at > :due_at
+ where job = :job and due_at > :due_at and due_at < {parked} and lease_owner = :owner and status = 'running'
 returning id
 
 -- owners
--- Who holds leases.
-select distinct lease_owner from durably_runs where status = 'running'
+-- Who holds leases of a job's runs that have not run out.
+select distinct lease_owner from durably_runs
+ where job = :job and due_at > :now and due_at < {parked} and status = 'running'
 
 -- record
 -- The holder's own line in the journal (a step's end, a log line), under the fence.

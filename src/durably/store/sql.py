@@ -316,14 +316,22 @@ def move(
     return (yield from _moved(RunRow._make(rows[0]), transition, settlement))
 
 
-def expire(owner: str, now: int) -> Transaction[list[str]]:
+def expire(owner: str, jobs: Sequence[str], now: int) -> Transaction[list[str]]:
     """A dead owner's leases end now."""
-    return [row[0] for row in (yield "expire", {"owner": owner, "due_at": now})]
+    expired: list[str] = []
+    for job in jobs:
+        rows = yield "expire", {"owner": owner, "job": job, "due_at": now}
+        expired += [row[0] for row in rows]
+    return expired
 
 
-def owners() -> Transaction[list[str]]:
+def owners(jobs: Sequence[str], now: int) -> Transaction[list[str]]:
     """Who holds leases."""
-    return [row[0] for row in (yield "owners", {})]
+    found: dict[str, None] = {}
+    for job in jobs:
+        rows = yield "owners", {"job": job, "now": now}
+        found.update(dict.fromkeys(row[0] for row in rows))
+    return list(found)
 
 
 def run(run_id: str) -> Transaction[RunRow | None]:

@@ -335,11 +335,11 @@ class SQLiteStore(Store):
             patience=PATIENCE,
         )
 
-    async def expire(self, owner: str, now: int) -> list[str]:
-        return await self._write(lambda _: sql.expire(owner, now), wakes=True)
+    async def expire(self, owner: str, jobs: Sequence[str], now: int) -> list[str]:
+        return await self._write(lambda _: sql.expire(owner, jobs, now), wakes=True)
 
-    async def owners(self) -> list[str]:
-        return await self._read(sql.owners)
+    async def owners(self, jobs: Sequence[str], now: int) -> list[str]:
+        return await self._read(lambda: sql.owners(jobs, now))
 
     async def run(self, run_id: str) -> RunRow | None:
         return await self._read(lambda: sql.run(run_id))
