@@ -78,8 +78,7 @@ class SQLiteStore(Store):
             self._file = guards.FileGuard(self.path)
             self._writer.check = self._file.check_process
         if self._runtime.threads and not self._exclusive:
-            self._reader = self._configure(self._open_connection())
-            self._reader.execute("pragma query_only = 1")
+            self._reader = await self._patiently(self._connect_reader)
             self._reading = ThreadPoolExecutor(1, "durably-reader")
         if self.companion is not None:
             self.companion.mkdir(mode=0o700, exist_ok=True)
@@ -93,6 +92,11 @@ class SQLiteStore(Store):
         connection.execute("rollback")
         if self.path is not None:
             guards.check_writable(connection, self.path)
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = self._configure(self._open_connection())
+        connection.execute("pragma query_only = 1")
         return connection
 
     def _open_connection(self) -> sqlite3.Connection:
