@@ -268,9 +268,14 @@ def difference(before: Any, after: Any, path: str = "$", depth: int = 0) -> tupl
     for (inner, left), (_, right) in zip(_parts(before, path), _parts(after, path), strict=False):
         if left != right and (found := difference(left, right, inner, depth + 1)):
             return found
-    if before == after or _has_parts(before) or type(before).__eq__ is object.__eq__:
+    if before == after or _has_parts(before) or _compares_by_identity(before):
         return None if _size(before) == _size(after) else (path, "a value that loses items")
     return path, f"{_a(before, article=True)} that would come back changed"
+
+
+def _compares_by_identity(value: Any) -> bool:
+    compare: Any = type(value).__eq__
+    return compare is object.__eq__
 
 
 def _is_nan(value: Any) -> bool:

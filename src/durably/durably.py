@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
+from typing import Any, Literal, Protocol, TypeVar, cast, overload
 
 from . import events
 from .bell import Bell
@@ -56,11 +56,9 @@ from .runtime import Runtime, Seconds, milliseconds, seconds, to_datetime
 from .state import CANCEL, RETRY, Status
 from .store.base import NewRun, RunFilter, Store
 from .store.sqlite import Durability, SQLiteStore
+from .sync import SyncDurably
 from .threads import Threads
 from .worker import Worker, WorkerOptions
-
-if TYPE_CHECKING:
-    from .sync import SyncDurably
 
 logger = logging.getLogger("durably")
 
@@ -404,7 +402,6 @@ class Durably:
 
     def sync(self) -> SyncDurably:
         """The same for callers that cannot await: ``with durably.sync() as d: d.trigger(...)``."""
-        from .sync import SyncDurably
 
         return SyncDurably(self)
 

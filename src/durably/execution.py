@@ -191,7 +191,8 @@ class Execution(Generic[I, O]):
     def _call(self, value: I) -> Awaitable[O]:
         args = (value,) if self._job.takes_input else ()
         if not self._job.is_sync:
-            return self._job.fn(Step(self), *args)
+            body: Awaitable[O] = self._job.fn(Step(self), *args)
+            return body
         step = SyncStep(self, self._loop)
         if self._engine.job_threads is not None:
             return self._engine.job_threads.call(self._job.fn, step, *args)

@@ -128,13 +128,13 @@ class Feed:
                 if progress is not None:
                     yield progress
                 following = True
-                while not final and (event := await watcher.next()) is not None:
-                    if event.sequence is None:
-                        yield event
-                    elif event.sequence == last + 1:
-                        last, final = event.sequence, event.is_final
-                        yield event
-                    elif event.sequence > last:
+                while not final and (live := await watcher.next()) is not None:
+                    if live.sequence is None:
+                        yield live
+                    elif live.sequence == last + 1:
+                        last, final = live.sequence, live.is_final
+                        yield live
+                    elif live.sequence > last:
                         break  # something was told by another process: read the journal
         finally:
             self._leave(run_id, watcher)

@@ -152,7 +152,7 @@ class Step(_Handle):
         retries: int | Retry = 0,
         timeout: Seconds | None = None,
     ) -> T: ...
-    async def run(
+    async def run(  # type: ignore[misc]  # mypy cannot match Ts with ...
         self,
         name: str,
         fn: Callable[..., Any],
@@ -216,7 +216,7 @@ class SyncStep(_Handle):
         retries: int | Retry = 0,
         timeout: Seconds | None = None,
     ) -> T: ...
-    def run(
+    def run(  # type: ignore[misc]  # mypy cannot match Ts with ...
         self,
         name: str,
         fn: Callable[..., Any],

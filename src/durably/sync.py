@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import events
-from .durably import Durably
 from .errors import ClosedError, JobNotFoundError
 from .handle import JobHandle, Trigger
 from .job import Job
 from .models import I, LogEntry, O, Run, StepRecord
 from .runtime import Seconds
 from .state import Status
+
+if TYPE_CHECKING:
+    from .durably import Durably
 
 T = TypeVar("T")
 _NO_INPUT: Any = None  # for a job that takes none
@@ -139,7 +141,8 @@ class SyncDurably:
         self, event: str | type[events.Event], listener: Callable[[Any], object]
     ) -> Callable[[], None]:
         """As ``Durably.on``; the listener is called in the loop's thread."""
-        return cast("Any", self._durably).on(event, listener)
+        unsubscribe: Callable[[], None] = cast("Any", self._durably).on(event, listener)
+        return unsubscribe
 
     def trigger(
         self,

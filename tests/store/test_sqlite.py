@@ -96,7 +96,7 @@ def test_d10_an_old_sqlite_is_refused():
 
 @pytest.mark.parametrize("name", ["", "x", "x/y/z"])
 async def test_a_directory_that_is_not_there(tmp_path, name):
-    with pytest.raises((ConfigurationError, StorageError), match="does not exist|is a directory"):
+    with pytest.raises((ConfigurationError, StorageError), match=r"does not exist|is a directory"):
         await opened(tmp_path / "missing" / name if name else tmp_path)
 
 
@@ -104,7 +104,7 @@ async def test_d12_a_file_that_is_no_database(tmp_path):
     path = tmp_path / "a.db"
     path.write_text("this is no database at all, but it is long enough to be looked at\n" * 100)
     before = path.read_bytes()
-    with pytest.raises(StorageError, match="a.db is not a usable SQLite database"):
+    with pytest.raises(StorageError, match=r"a.db is not a usable SQLite database"):
         await opened(path)
     assert path.read_bytes() == before
 
@@ -131,9 +131,9 @@ OPEN = """
 import asyncio
 import os
 from durably import Durably
+d = Durably({path!r})
 os.setuid(65534)
 async def main():
-    d = Durably({path!r})
     try:
         await d.init()
     except Exception as error:

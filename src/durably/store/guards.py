@@ -68,7 +68,7 @@ def file_system_of(path: Path, mounts: str = "/proc/self/mountinfo") -> str | No
 
 
 def create_private(path: Path) -> None:
-    """Create the file for its owner's eyes only, before SQLite would create it for all."""
+    """Create the file for its owner's eyes only, and fail here if it cannot be written."""
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except FileNotFoundError:
@@ -80,16 +80,10 @@ def create_private(path: Path) -> None:
             f"{path} cannot be written ({error.strerror}); Durably needs to write the file and "
             "its directory"
         ) from None
-
-
-def check_writable(connection: sqlite3.Connection, path: Path) -> None:
-    """Fail at the door rather than at the first claim."""
     if not os.access(path.parent, os.W_OK):
         raise StorageUnavailableError(
             f"the directory {path.parent} cannot be written; SQLite keeps its log beside the file"
         )
-    if connection.execute("pragma query_only").fetchone()[0]:
-        raise StorageUnavailableError(f"{path} was opened read-only")
 
 
 class FileGuard:

@@ -206,7 +206,7 @@ def _append(
             "data": data,
         },
     )
-    return rows[0][0]
+    return int(rows[0][0])
 
 
 def renew(leases: Sequence[Lease], now: int) -> Transaction[list[str]]:
@@ -224,7 +224,7 @@ def record(lease: Lease, entry: Entry, *, replay: bool = False) -> Transaction[i
     if replay and entry.type == "step:complete":
         ours = {"run_id": lease.run_id, "step": entry.step, "attempt": lease.generation}
         if rows := (yield "recorded", ours):
-            return rows[0][0]
+            return int(rows[0][0])
     rows = yield (
         "record",
         {
@@ -240,7 +240,7 @@ def record(lease: Lease, entry: Entry, *, replay: bool = False) -> Transaction[i
     )
     if not rows:
         raise LeaseLost(lease.run_id)
-    return rows[0][0]
+    return int(rows[0][0])
 
 
 def save_progress(lease: Lease, progress: str, now: int) -> Transaction[None]:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from ..errors import ClosedError, SchemaError, StorageUnavailableError
 from ..models import JournalRow, Lease, RunRow
@@ -90,8 +90,6 @@ class SQLiteStore(Store):
         connection = self._configure(self._open_connection())
         connection.execute("begin immediate")
         connection.execute("rollback")
-        if self.path is not None:
-            guards.check_writable(connection, self.path)
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:
@@ -156,7 +154,7 @@ class SQLiteStore(Store):
     def _version(self) -> sql.Transaction[int]:
         yield "create table if not exists durably_version (version integer primary key)", {}
         rows = yield "select coalesce(max(version), 0) from durably_version", {}
-        return rows[0][0]
+        return int(rows[0][0])
 
     def _refuse_newer(self, version: int, newest: int) -> None:
         if version > newest:
@@ -181,7 +179,7 @@ class SQLiteStore(Store):
         if not await self._read(lambda: sql.one(exists, {})):
             return 0
         newest = "select coalesce(max(version), 0) from durably_version"
-        return (await self._read(lambda: sql.one(newest, {})))[0][0]
+        return int((await self._read(lambda: sql.one(newest, {})))[0][0])
 
     async def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -271,7 +269,7 @@ class SQLiteStore(Store):
             while True:
                 text, params = transaction.send(self._execute(text, params))
         except StopIteration as stop:
-            return stop.value
+            return cast("T", stop.value)
 
     def _execute(self, text: str, params: Any) -> list[Any]:
         if self._reader is None:
@@ -384,10 +382,10 @@ class SQLiteStore(Store):
         return await self._read(lambda: sql.tail(position, limit))
 
     async def end_of_tail(self) -> int:
-        return (await self._read(lambda: sql.one("end_of_tail", {})))[0][0]
+        return int((await self._read(lambda: sql.one("end_of_tail", {})))[0][0])
 
     async def changed(self) -> int:
-        return (await self._read(lambda: sql.one("pragma data_version", {})))[0][0]
+        return int((await self._read(lambda: sql.one("pragma data_version", {})))[0][0])
 
 
 def _split(script: str) -> list[str]:

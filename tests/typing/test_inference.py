@@ -1,0 +1,125 @@
+"""What users' editors infer. pyright and mypy check this file; pytest only imports it."""
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from durably import Durably, Job, JobHandle, Retry, Run, Step, SyncJobHandle, SyncStep, Trigger, job
+from durably.events import AnyEvent, RunComplete, StepStart
+
+
+class Sync(BaseModel):
+    org: str
+
+
+class Synced(BaseModel):
+    count: int
+
+
+durably = Durably(":memory:")
+
+
+async def fetch(org: str) -> list[str]:
+    return [org]
+
+
+def count(names: list[str]) -> int:
+    return len(names)
+
+
+def untyped(value: int) -> Any:
+    return value
+
+
+@durably.job("registered")
+async def registered(step: Step, input: Sync) -> Synced:
+    names = await step.run("fetch", fetch, input.org)
+    assert_type(names, list[str])
+    total = await step.run("count", count, names, retries=3, timeout=1.5)
+    assert_type(total, int)
+    again = await step.run("again", untyped, 1, returns=Synced, retries=Retry(2, delay=0.1))
+    assert_type(again, Synced)
+    assert_type(await step.run("lambda", lambda: 1), int)
+    assert_type(step.idempotency_key("fetch"), str)
+    assert_type(step.attempt, int)
+    step.progress(1, 2, "saving")
+    step.log.info("done", {"count": total})
+    return Synced(count=total)
+
+
+@job("pure")
+async def pure(step: Step, input: Sync) -> Synced:
+    return Synced(count=0)
+
+
+@job("blocking")
+def blocking(step: SyncStep, input: Sync) -> Synced:
+    assert_type(step.run("fetch", fetch, input.org), list[str])
+    assert_type(step.run("count", count, [input.org]), int)
+    return Synced(count=0)
+
+
+@durably.job("nothing")
+async def nothing(step: Step) -> int:
+    return 1
+
+
+@durably.job("sync-nothing")
+def sync_nothing(step: SyncStep) -> int:
+    return 1
+
+
+def check_definitions() -> None:
+    assert_type(registered, JobHandle[Sync, Synced])
+    assert_type(pure, Job[Sync, Synced])
+    assert_type(blocking, Job[Sync, Synced])
+    assert_type(durably.register(pure), JobHandle[Sync, Synced])
+    assert_type(nothing, JobHandle[None, int])
+    assert_type(sync_nothing, JobHandle[None, int])
+    assert_type(durably.get_job("x"), JobHandle[Any, Any] | None)
+
+
+async def check_calls() -> None:
+    run = await registered.trigger(Sync(org="a"), idempotency_key="k", labels={"a": "b"})
+    assert_type(run, Run[Sync, Synced])
+    assert_type(run.input, Sync)
+    assert_type(run.output, Synced | None)
+    done = await durably.wait(run, timeout=3)
+    assert_type(done, Run[Sync, Synced])
+    assert_type(await registered.trigger_and_wait(Sync(org="a")), Run[Sync, Synced])
+    batch = await registered.batch_trigger(
+        [Sync(org="a"), Trigger(Sync(org="b"), labels={"x": "y"})]
+    )
+    assert_type(batch, list[Run[Sync, Synced]])
+    assert_type(await registered.get_run("x"), Run[Sync, Synced] | None)
+    assert_type(await registered.get_runs(status="failed"), list[Run[Sync, Synced]])
+    assert_type(await nothing.trigger(), Run[None, int])
+    assert_type(await durably.get_run("x"), Run[Any, Any] | None)
+    assert_type(durably.subscribe("x"), AsyncGenerator[AnyEvent, None])
+
+
+def check_events() -> None:
+    def completed(event: RunComplete) -> None: ...
+    def started(event: StepStart) -> None: ...
+
+    assert_type(durably.on("run:complete", completed), Callable[[], None])
+    assert_type(durably.on(StepStart, started), Callable[[], None])
+
+    @durably.on("run:fail")
+    def failed(event: Any) -> None: ...
+
+    del failed
+
+
+def check_sync() -> None:
+    with durably.sync() as d:
+        assert_type(d.trigger(pure, Sync(org="a")), Run[Sync, Synced])
+        assert_type(d.trigger_and_wait(registered, Sync(org="a")), Run[Sync, Synced])
+        assert_type(d.register(pure), SyncJobHandle[Sync, Synced])
+        run = d.trigger(pure, Sync(org="a"))
+        assert_type(d.wait(run), Run[Sync, Synced])
+
+
+def test_this_file_is_checked() -> None:
+    assert registered.name == "registered"
