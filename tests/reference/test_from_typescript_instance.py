@@ -43,6 +43,7 @@ async def test_t002_polling_finds_what_nothing_announced(database: Path, make: M
             return "hello"
 
         async with make(worker=False) as other:
+            await asyncio.sleep(0.3)  # until the worker has looked, and found nothing
             for bell in Path(f"{database}-durably").glob("*.bell"):
                 bell.unlink()  # nobody can be told of the trigger
             run = await other.register(greet.definition).trigger()

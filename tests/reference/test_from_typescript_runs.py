@@ -185,7 +185,7 @@ async def test_t058_retry_makes_a_failed_run_pending(durably: Durably) -> None:
     assert anew.id != done.id
 
 
-async def test_t059_cancel_reaches_a_running_step(durably: Durably) -> None:
+async def test_t059_cancel_reaches_a_running_step(make: Make) -> None:
     started, reached = asyncio.Event(), asyncio.Event()
 
     async def wait_for_ever() -> None:
@@ -196,17 +196,19 @@ async def test_t059_cancel_reaches_a_running_step(durably: Durably) -> None:
             reached.set()
             raise
 
-    @durably.job("endless")
-    async def endless(step: Step) -> None:
-        await step.run("wait", wait_for_ever)
+    async with make(heartbeat_interval=60, stale_threshold=120) as durably:  # no help from these
 
-    run = await endless.trigger()
-    await started.wait()
-    assert (await durably.cancel(run.id)).status == "cancelled"
-    await asyncio.wait_for(reached.wait(), 20)
-    assert await durably.get_steps(run.id) == []
-    with pytest.raises(errors.RunConflictError):
-        await durably.cancel(run.id)
+        @durably.job("endless")
+        async def endless(step: Step) -> None:
+            await step.run("wait", wait_for_ever)
+
+        run = await endless.trigger()
+        await started.wait()
+        assert (await durably.cancel(run.id)).status == "cancelled"
+        await asyncio.wait_for(reached.wait(), 20)
+        assert await durably.get_steps(run.id) == []
+        with pytest.raises(errors.RunConflictError):
+            await durably.cancel(run.id)
 
 
 async def test_t060_delete_run_takes_only_what_is_over(durably: Durably) -> None:
