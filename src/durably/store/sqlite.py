@@ -385,7 +385,7 @@ class SQLiteStore(Store):
         return int((await self._read(lambda: sql.one("end_of_tail", {})))[0][0])
 
     async def changed(self) -> int:
-        return int((await self._read(lambda: sql.one("pragma data_version", {})))[0][0])
+        return self._open_writer().data_version()
 
 
 def _split(script: str) -> list[str]:

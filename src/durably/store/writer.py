@@ -126,7 +126,7 @@ class Writer:
         self._ended: Callable[[], object] = lambda: None
         self._quick = self._slow = 0  # commits in a row
         self._inline = not runtime.threads
-        self._written = 0
+        self._written = self._data_version = 0
         self._trouble_at: float | None = None
         self.checkpoints = False
         """True when this writer is the one that writes the log back into the file."""
@@ -182,6 +182,18 @@ class Writer:
             operation.deadline = self._runtime.monotonic() + patience
         self.submit(operation)
         return future
+
+    def data_version(self) -> int:
+        """A number that changes when another connection, not this one, commits. Never waits."""
+        if self._using.acquire(blocking=False):
+            try:
+                rows = self._connection.execute("pragma data_version").fetchall()
+                self._data_version = int(rows[0][0])
+            except sqlite3.Error:
+                pass  # the next look tells
+            finally:
+                self._using.release()
+        return self._data_version
 
     async def close(self) -> None:
         """Write what waits, then stop. While the storage is in trouble, what waits is given up."""
