@@ -21,7 +21,6 @@ from .errors import (
     ForkedError,
     InvalidInputError,
     JobNotFoundError,
-    RunCancelled,
     RunCancelledError,
     RunConflictError,
     RunFailedError,
@@ -580,8 +579,8 @@ class Durably:
         process by its next heartbeat; what the step comes to is not kept."""
         self._check_loop()
         row, seq = await self._store.move(run_id, CANCEL, self._runtime.now())
-        if self._worker is not None and (execution := self._worker.find(run_id)) is not None:
-            execution.stop(RunCancelled(f"run {run_id} was cancelled"))
+        if self._worker is not None:
+            self._worker.cancelled(run_id)
         self._tell(events.RunCancel, row, row.updated_at, seq)
         return run_from_row(row)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import events
-from .errors import ClosedError, JobNotFoundError
+from .errors import ClosedError
 from .handle import JobHandle, Trigger
 from .job import Job
 from .models import I, LogEntry, O, Run, StepRecord
@@ -101,6 +101,10 @@ class SyncDurably:
                 self._open = None
             raise
 
+    def start(self) -> None:
+        """As ``Durably.start``: the worker alone."""
+        self._start(self._durably.start())
+
     def stop(self, grace: Seconds = 25.0) -> None:
         """As ``Durably.stop``."""
         if self._open is not None:
@@ -131,11 +135,10 @@ class SyncDurably:
         handle = self._durably.get_job(name)
         return None if handle is None else SyncJobHandle(self, handle)
 
-    def job(self, name: str) -> SyncJobHandle[Any, Any]:
-        """The blocking handle of the job registered as ``name``, or ``JobNotFoundError``."""
-        if (handle := self.get_job(name)) is None:
-            raise JobNotFoundError(f"job {name!r} is not registered here")
-        return handle
+    @property
+    def jobs(self) -> Mapping[str, SyncJobHandle[Any, Any]]:
+        """The blocking handles of the registered jobs by name."""
+        return {name: SyncJobHandle(self, handle) for name, handle in self._durably.jobs.items()}
 
     def on(
         self, event: str | type[events.Event], listener: Callable[[Any], object]

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .errors import DatabaseReplacedError, ForkedError, HandedBack, LeaseLost, StorageError
+from .errors import (
+    DatabaseReplacedError,
+    ForkedError,
+    HandedBack,
+    LeaseLost,
+    RunCancelled,
+    StorageError,
+)
 from .execution import Engine, Execution, Released
 from .heartbeat import Heartbeat
 from .job import Job
@@ -57,7 +64,8 @@ class Worker:
         self._busy = 0
         self._backlog = True
         self._woken = asyncio.Event()
-        self._stopping = False
+        self._stopping = self._claiming = False
+        self._cancelled: set[str] = set()  # while a claim is under way
         self._main: asyncio.Task[None] | None = None
         self._chores_at = float("-inf")
         self._clock_offset: float | None = None
@@ -157,6 +165,7 @@ class Worker:
             return False
         self._backlog = False
         lease = round(self._options.stale_threshold * 1000)
+        self._claiming = True
         claiming = asyncio.ensure_future(
             self._store.claim(
                 list(self._jobs),
@@ -169,14 +178,14 @@ class Worker:
         )
         try:
             claims = await asyncio.shield(claiming)
-        except (
-            asyncio.CancelledError
-        ):  # the loop is shutting down: ``stop`` hands back what was taken
-            for claimed in (await claiming).taken:
-                self._spawn(claimed)
+            self._spawn_all(claims.taken)
+        except asyncio.CancelledError:
+            # The event loop is shutting down: ``stop`` hands back what was taken.
+            self._spawn_all((await claiming).taken)
             raise
-        for claimed in claims.taken:
-            self._spawn(claimed)
+        finally:
+            self._claiming = False
+            self._cancelled.clear()
         self._backlog = self._backlog or claims.more
         return self._backlog and self._busy < self._options.max_concurrent_runs
 
@@ -222,6 +231,14 @@ class Worker:
 
     # -- executing
 
+    def _spawn_all(self, taken: list[Claimed]) -> None:
+        for claimed in taken:
+            self._spawn(claimed)
+            if claimed.row.id in self._cancelled:
+                self._executions[claimed.row.id].stop(
+                    RunCancelled(f"run {claimed.row.id} was cancelled")
+                )
+
     def _spawn(self, claimed: Claimed) -> None:
         execution = Execution(self._engine, self._jobs[claimed.row.job], claimed)
         self._executions[execution.run_id] = execution
@@ -247,9 +264,12 @@ class Worker:
         if self._backlog:
             self._woken.set()
 
-    def find(self, run_id: str) -> Execution[Any, Any] | None:
-        """The execution of a run, if this worker has it."""
-        return self._executions.get(run_id)
+    def cancelled(self, run_id: str) -> None:
+        """A run was cancelled: stop it if it executes here."""
+        if (execution := self._executions.get(run_id)) is not None:
+            execution.stop(RunCancelled(f"run {run_id} was cancelled"))
+        elif self._claiming:  # it may be among what is just being claimed
+            self._cancelled.add(run_id)
 
     # -- leases
 

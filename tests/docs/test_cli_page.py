@@ -1,0 +1,43 @@
+"""docs/reference/cli.md is the parser's own help; `python -m tests.docs.test_cli_page` writes it anew."""
+
+import argparse
+import os
+from pathlib import Path
+
+from durably.cli.parser import EXIT_CODES, build_parser
+
+PAGE = Path(__file__).parents[2] / "docs/reference/cli.md"
+HEAD = """\
+# The command line
+
+`durably` is installed with the package; with `pip install durably[cli]` it draws with rich. Listings take
+`--json`. A mistake gives one line on standard error, beginning `durably: error:`; `--debug` shows where it
+was raised. `MODULE` is imported with the current directory on the path; `MODULE:JOB` is a `Job` or a
+handle, `MODULE:DURABLY` an instance. Where a command takes `--db PATH`, the default is `$DURABLY_DB`, else
+`./durably.db`.
+
+"""
+
+
+def page() -> str:
+    os.environ["COLUMNS"] = "100"
+    codes = f"## Exit codes\n\n```text\n{EXIT_CODES}\n```\n"
+    return HEAD + codes + "".join(_sections(build_parser()))
+
+
+def _sections(parser: argparse.ArgumentParser):
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                if not any(isinstance(a, argparse._SubParsersAction) for a in sub._actions):
+                    text = sub.format_help().replace(EXIT_CODES, "").strip()
+                    yield f"\n## {sub.prog}\n\n```text\n{text}\n```\n"
+                yield from _sections(sub)
+
+
+def test_the_page_is_the_parsers_help():
+    assert PAGE.read_text("utf-8") == page(), "run: python -m tests.docs.test_cli_page"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
