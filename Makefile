@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml requirements-dev.txt
 		uv pip install --quiet --python $(BIN)/python --no-deps --editable .; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt && \
+		$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --editable .; \
 	fi
 	@touch $(STAMP)
 
