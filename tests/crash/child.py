@@ -17,6 +17,8 @@ from durably.runtime import Runtime
 from . import faults, jobs, scenarios
 from .oracle import Effects
 
+logger = logging.getLogger("tests.crash")
+
 
 class JumpingRuntime(Runtime):
     """A wall clock that is off by as many milliseconds as a file says."""
@@ -95,11 +97,11 @@ async def drive(config: dict[str, Any]) -> None:
         instance, plan = build(settings, effects)
         try:
             await asyncio.wait_for(
-                scenarios.SCENARIOS[settings["scenario"]](instance, effects, plan, folder), 60.0
+                scenarios.play(settings["scenario"], instance, effects, plan, folder), 60.0
             )
         except Exception as error:
             effects.write("raised", type(error).__name__, str(error).replace(" ", "_"))
-            logging.exception("%s", case)
+            logger.exception("%s", case)
         finally:
             plan.fault = None
             await instance.stop(0)

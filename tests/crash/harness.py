@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -39,6 +40,10 @@ FORBIDDEN = (
 )
 
 
+def _path() -> str:
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 class Hang(Exception):
     """Something that must happen did not."""
 
@@ -47,11 +52,11 @@ class Child:
     """A process under attack: loaded and waiting, until it is told what to do."""
 
     def __init__(self) -> None:
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
+        self._log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.child"],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"},
+            env={**os.environ, "PYTHONPATH": _path(), "PYTHONWARNINGS": "default"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -111,6 +116,7 @@ class Nursery:
         self._ahead = ahead
         self._waiting: deque[Child] = deque()
         self._all: list[Child] = []
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Nursery:
         return self
@@ -121,10 +127,11 @@ class Nursery:
 
     def take(self) -> Child:
         """A child that waits for orders."""
-        while len(self._waiting) <= self._ahead:
-            self._waiting.append(Child())
-            self._all.append(self._waiting[-1])
-        return self._waiting.popleft()
+        with self._lock:
+            while len(self._waiting) <= self._ahead:
+                self._waiting.append(Child())
+                self._all.append(self._waiting[-1])
+            return self._waiting.popleft()
 
     def spawn(self, config: dict[str, Any]) -> Child:
         child = self.take()
@@ -134,7 +141,8 @@ class Nursery:
     def bury(self, child: Child) -> None:
         """Forget a child that is done."""
         child.close()
-        self._all.remove(child)
+        with self._lock:
+            self._all.remove(child)
 
 
 @dataclass

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from durably import Durably, Step, SyncStep
+from durably import Durably, Retry, Step, SyncStep
 from durably.job import Job, job
 
 from .oracle import Effects
-
 
 Order = dict[str, Any]
 """What a run is to do:
@@ -26,96 +27,117 @@ fail_at         fail at this step until the marker file exists
 hang_at         hang in this step until the marker file exists
 block_at        in this step, block the event loop for ``block`` seconds or hold the GIL for ``gil``
 die_at, how     kill the process in this step, by exit, segv or kill
+where, once     die "before" the step, in its "body", or "behind" it; only while there is no marker
 """
+
+
+class Bodies:
+    """What the steps of one run do."""
+
+    def __init__(self, effects: Effects, marker: Path, step: Step | SyncStep, order: Order) -> None:
+        self.effects, self.marker, self.step, self.order = effects, marker, step, order
+        self.steps: int = order.get("steps", 5)
+        self.nonces: list[str] = []
+
+    def begin(self, i: int) -> dict[str, Any]:
+        """The effect; then whatever harm was ordered."""
+        self.effects.write("begin", self.step.run_id, i, self.step.attempt)
+        value = {"i": i, "nonce": uuid4().hex[:12]}
+        if self.order.get("flaky") and i in (1, 3):
+            self._fail_once(i)
+        if i == self.order.get("fail_at") and not self.marker.exists():
+            raise ValueError("the marker is not there")
+        self.die(i, "body")
+        if i == self.order.get("block_at"):
+            if hold := self.order.get("gil"):
+                hold_gil(hold)
+            time.sleep(self.order.get("block", 0.0))
+        return value
+
+    def _fail_once(self, i: int) -> None:
+        if (self.step.run_id, i) not in _tried:
+            _tried.add((self.step.run_id, i))
+            raise OSError(f"step {i} fails the first time")
+
+    def die(self, i: int, where: str) -> None:
+        if i != self.order.get("die_at") or where != self.order.get("where", "body"):
+            return
+        if self.order.get("once"):
+            if self.marker.exists():
+                return
+            self.marker.touch()
+        die(self.order.get("how", "exit"))
+
+    def chat(self, i: int) -> None:
+        if self.order.get("chat"):
+            self.step.progress(i, self.steps, f"step {i}")
+            self.step.log.info("in a step", {"i": i})
+            self.step.log.warning("still there")
+
+    def pause(self) -> float:
+        return random.uniform(0, self.order.get("ms", 0)) / 1000
+
+    async def in_loop(self, i: int) -> dict[str, Any]:
+        value = self.begin(i)
+        if (wait := self.pause()) > 0:
+            await asyncio.sleep(wait)
+        while i == self.order.get("hang_at") and not self.marker.exists():
+            await asyncio.sleep(0.01)
+        self.chat(i)
+        return value
+
+    def in_thread(self, i: int) -> dict[str, Any]:
+        value = self.begin(i)
+        time.sleep(self.pause())
+        self.chat(i)
+        return value
+
+    def got(self, i: int, value: dict[str, Any]) -> None:
+        self.effects.write("got", self.step.run_id, i, self.step.attempt, value["nonce"])
+        self.nonces.append(value["nonce"])
+        self.die(i, "behind")
+
+    @property
+    def uses_threads(self) -> bool:
+        return bool(self.order.get("ms")) and not {"block_at", "hang_at"} & self.order.keys()
+
+
+_tried: set[tuple[str, int]] = set()
 
 
 def make_jobs(effects: Effects, folder: Path) -> list[Job[Any, Any]]:
     """The same jobs in every process."""
     marker = folder / "marker"
-    tried: set[tuple[str, int]] = set()
-
-    def begin(step: Step | SyncStep, i: int) -> str:
-        effects.write("begin", step.run_id, i, step.attempt)
-        return uuid4().hex[:12]
-
-    def harm(step: Step | SyncStep, order: Order, i: int) -> None:
-        if order.get("flaky") and i in (1, 3) and (step.run_id, i) not in tried:
-            tried.add((step.run_id, i))
-            raise OSError(f"step {i} fails the first time")
-        if i == order.get("fail_at") and not marker.exists():
-            raise ValueError("the marker is not there")
-        if i == order.get("die_at"):
-            die(order.get("how", "exit"))
-        if i == order.get("block_at"):
-            if hold := order.get("gil"):
-                hold_gil(hold)
-            time.sleep(order.get("block", 0.0))
-
-    def chat(step: Step | SyncStep, order: Order, i: int) -> None:
-        if order.get("chat"):
-            step.progress(i, order.get("steps", 5), f"step {i}")
-            step.log.info("in a step", {"i": i})
-            step.log.warning("still there")
-
-    def pause(order: Order) -> float:
-        return random.uniform(0, order.get("ms", 0)) / 1000
 
     @job("async")
     async def in_loop(step: Step, order: Order) -> dict[str, Any]:
-        async def body(i: int) -> dict[str, Any]:
-            nonce = begin(step, i)
-            harm(step, order, i)
-            if (wait := pause(order)) > 0:
-                await asyncio.sleep(wait)
-            while i == order.get("hang_at") and not marker.exists():
-                await asyncio.sleep(0.01)
-            chat(step, order, i)
-            return {"i": i, "nonce": nonce}
-
-        def threaded(i: int) -> dict[str, Any]:
-            nonce = begin(step, i)
-            harm(step, order, i)
-            time.sleep(pause(order))
-            chat(step, order, i)
-            return {"i": i, "nonce": nonce}
-
-        nonces: list[str] = []
-        in_threads = order.get("ms") and "block_at" not in order and "hang_at" not in order
-        for i in range(order.get("steps", 5)):
-            body_of = threaded if in_threads and i % 2 else body
-            retries = 1 if order.get("flaky") else 0
+        bodies = Bodies(effects, marker, step, order)
+        retries = Retry(1, delay=0.001) if order.get("flaky") else 0
+        for i in range(bodies.steps):
+            bodies.die(i, "before")
+            body = bodies.in_thread if bodies.uses_threads and i % 2 else bodies.in_loop
             try:
-                value = await step.run(str(i), body_of, i, retries=retries if i != 3 else 0)
-            except OSError:
-                value = await step.run(str(i), body_of, i)
-            effects.write("got", step.run_id, i, step.attempt, value["nonce"])
-            nonces.append(value["nonce"])
-        return {"nonces": nonces}
+                value = await step.run(str(i), body, i, retries=retries if i != 3 else 0)
+            except OSError:  # the step has failed for good, and the job goes on
+                value = await step.run(str(i), body, i)
+            bodies.got(i, value)
+        return {"nonces": bodies.nonces}
 
     @job("sync")
     def in_thread(step: SyncStep, order: Order) -> dict[str, Any]:
-        def body(i: int) -> dict[str, Any]:
-            nonce = begin(step, i)
-            harm(step, order, i)
-            time.sleep(pause(order))
-            chat(step, order, i)
-            return {"i": i, "nonce": nonce}
-
-        nonces: list[str] = []
-        for i in range(order.get("steps", 5)):
-            value = step.run(str(i), body, i, retries=1 if order.get("flaky") else 0)
-            effects.write("got", step.run_id, i, step.attempt, value["nonce"])
-            nonces.append(value["nonce"])
-        return {"nonces": nonces}
+        bodies = Bodies(effects, marker, step, order)
+        retries = Retry(1, delay=0.001) if order.get("flaky") else 0
+        for i in range(bodies.steps):
+            bodies.die(i, "before")
+            value = step.run(str(i), bodies.in_thread, i, retries=retries)
+            bodies.got(i, value)
+        return {"nonces": bodies.nonces}
 
     return [in_loop, in_thread]
 
 
 def die(how: str) -> None:
     """End this process as no program should."""
-    import faulthandler
-    import signal
-
     if how == "exit":
         os._exit(137)
     if how == "segv":
@@ -125,7 +147,7 @@ def die(how: str) -> None:
 
 
 def hold_gil(seconds: float) -> None:
-    """One call into C after another would let go; one long one does not."""
+    """One call into C after another would let go of the GIL in between; one long one does not."""
     started = time.monotonic()
     numbers = 1_000_000
     sum(range(numbers))
@@ -153,7 +175,8 @@ class Keeper:
             active = await self._durably.get_runs(status=["pending", "running"], limit=1000)
             for _ in range(min(self._target - len(active), self._last - self._next)):
                 await self._trigger()
-            await self._ended.wait()
+            if self._next < self._last:
+                await self._ended.wait()
 
     async def _trigger(self) -> None:
         number = self._next
@@ -162,7 +185,6 @@ class Keeper:
         handle = self._durably.get_job(name)
         assert handle is not None
         key = f"{self._prefix}{number}"
-        # The job is part of what an idempotency key belongs to: a key always goes to the same one.
         run = await handle.trigger(order, idempotency_key=key)
         self._effects.write("ack", key, run.id)
         self._next += 1

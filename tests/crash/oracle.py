@@ -81,6 +81,8 @@ class Snapshot:
 
 def read_database(path: Path, *, copy: bool = True) -> Snapshot:
     """Read a database; ``copy`` leaves the recovery of a dead process's log to the engine."""
+    if not path.exists():
+        return Snapshot({}, {}, "ok")
     if not copy:
         return _read(f"file:{path}?mode=ro")
     with tempfile.TemporaryDirectory(prefix="dur") as scratch:
@@ -126,6 +128,8 @@ class World:
     acked: dict[str, str] = field(default_factory=dict)
     """Idempotency key to the id that its caller was told."""
     deleted: set[str] = field(default_factory=set)
+    doomed: set[str] = field(default_factory=set)
+    """Runs whose deletion was asked for; whether it was done is not known yet."""
     _offset: int = 0
     _committed: set[tuple[str, str]] = field(default_factory=set)
 
@@ -181,6 +185,8 @@ class World:
             known = self.acked.setdefault(key, run_id)
             if known != run_id:
                 self.found("duplicated", f"key {key} gave {known}, then {run_id}")
+        elif line.kind == "deleting":
+            self.doomed.add(line.words[0])
         elif line.kind == "deleted":
             self.deleted.add(line.words[0])
 
@@ -211,16 +217,21 @@ class World:
             if line.type == "step:complete"
         }
         for key, run_id in self.acked.items():
-            if run_id not in now.runs and run_id not in self.deleted:
+            if run_id not in now.runs and run_id not in self.doomed:
                 self.found("lost", f"key {key}: run {run_id} was acknowledged and is gone")
         for run_id in self.deleted & now.runs.keys():
             self.found("undeleted", run_id)
         for line in self.lines:
-            if line.kind != "got":
+            if line.kind == "raised":
+                self.found("raised", " ".join(line.words))
+            if line.kind not in ("got", "told") or line.words[0] not in now.runs:
                 continue
-            run_id, step, nonce = line.words[0], line.words[1], line.words[3]
-            if run_id in self.deleted or run_id not in now.runs:
+            run_id, step = line.words[0], line.words[1]
+            if line.kind == "told":
+                if not any(entry.type == step for entry in now.journal[run_id]):
+                    self.found("lost", f"{run_id}: {step} was told and is not in the journal")
                 continue
+            nonce = line.words[3]
             if (run_id, step) not in committed:
                 self.found("lost", f"the value of step {step} of {run_id} was given and is gone")
             elif values[run_id, step]["nonce"] != nonce:
@@ -291,6 +302,22 @@ class World:
             ]
             if any(str(index) != step for index, step in indexes) or indexes != sorted(indexes):
                 self.found("disorder", f"{run_id} ({row['job']}): {indexes}")
+
+    def check_keys(self, now: Snapshot) -> None:
+        """Runs with one concurrency key never ran together."""
+        lines = sorted(line for lines in now.journal.values() for line in lines)
+        holders: dict[str, str] = {}
+        for line in lines:
+            row = now.runs.get(line.run_id)
+            key = row["concurrency_key"] if row else None
+            if key is None or not line.type.startswith("run:"):
+                continue
+            if line.type == "run:start":
+                holder = holders.setdefault(key, line.run_id)
+                if holder != line.run_id:
+                    self.found("overlap", f"{line.run_id} started while {holder} held {key}")
+            elif holders.get(key) == line.run_id:
+                del holders[key]
 
     def check_completed(self, now: Snapshot) -> None:
         """At the end: every acknowledged run is completed, with the values that were kept."""

@@ -1,0 +1,40 @@
+"""T1: every statement that a process can die at, or that can fail, and what the next one finds."""
+
+import pytest
+
+from . import crash_points
+from .scenarios import PROGRAMS
+
+WITHOUT_A_WORKER = [name for name in PROGRAMS if name in crash_points.DIES_BY_ITSELF]
+STRIDES = {"beating": 4, "chatty-sync": 3, "flaky": 2}
+
+
+@pytest.mark.parametrize("scenario", [name for name in PROGRAMS if name not in WITHOUT_A_WORKER])
+def test_death_at_each_statement(scenario: str) -> None:
+    crash_points.run([scenario], errors=False, stride=STRIDES.get(scenario, 1)).check()
+
+
+@pytest.mark.parametrize("scenario", [name for name in PROGRAMS if name not in WITHOUT_A_WORKER])
+def test_failure_of_each_statement(scenario: str) -> None:
+    crash_points.run([scenario], deaths=False).check()
+
+
+def test_death_inside_the_job() -> None:
+    """K5, K6, K9, K11: before a body, in it after its effect, behind its commit, behind the last."""
+    crash_points.run(WITHOUT_A_WORKER).check()
+
+
+@pytest.mark.parametrize(
+    ("bug", "deaths"),
+    [("replays_blindly", False), ("forgets_checkpoints", True), ("commits_late", True)],
+)
+def test_the_enumeration_finds_a_planted_bug(bug: str, deaths: bool) -> None:
+    report = crash_points.run(["async"], plant=bug, deaths=deaths, errors=not deaths, stride=5)
+    assert report.violations
+
+
+@pytest.mark.soak
+def test_every_death_and_every_failure() -> None:
+    report = crash_points.run()
+    report.check()
+    assert all(report.extra["points"].values()), report.extra["points"]
