@@ -1,10 +1,11 @@
 """Durably: long jobs in durable, resumable steps. The map of the house, imports go down only.
 
-    floor 4  doors    cli  demo  sync  testing
-    floor 3  engine   durably -> handle -> worker -> execution -> step -> job;  feed  bell  heartbeat
-    floor 2  memory   store/sqlite -> store/writer -> store/sql -> store/base
-    floor 1  things   events -> failure -> models -> state
-    floor 0  words    codec  runtime  errors
+    floor 4  doors    cli  demo
+    floor 3  engine   durably -> sync -> handle -> worker -> execution -> report -> engine -> job -> step
+                      feed  emitter  bell  heartbeat  threads  options  plugins
+    floor 2  memory   store/sqlite -> store/writer, store/guards -> store/sql -> store/base
+    floor 1  things   events, failure -> models -> state
+    floor 0  words    codec, runtime, errors
 
 Start at ``state`` (the life of a run), then ``execution`` (one attempt at it).
 """

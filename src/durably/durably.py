@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, cast, overload
+from typing import Any, Protocol
 
 from . import events
 from .bell import Bell
 from .codec import Kept, Unstorable, dump_json
+from .emitter import Emitter
+from .engine import Engine
 from .errors import (
     ClosedError,
     ConfigurationError,
@@ -27,7 +28,6 @@ from .errors import (
     RunNotFoundError,
     WaitTimeoutError,
 )
-from .execution import Engine
 from .feed import Feed
 from .handle import (
     JobHandle,
@@ -51,6 +51,7 @@ from .models import (
     run_from_row,
     step_from_row,
 )
+from .options import check_options, one_of, path_of, positive
 from .runtime import Runtime, Seconds, milliseconds, seconds, to_datetime
 from .state import CANCEL, RETRY, Status
 from .store.base import NewRun, RunFilter, Store
@@ -61,8 +62,6 @@ from .worker import Worker, WorkerOptions
 
 logger = logging.getLogger("durably")
 
-E = TypeVar("E", bound=events.Event)
-MAX_LIMIT = 1000
 _STEP_THREADS = 64
 _GRACE = 25.0  # seconds
 
@@ -75,7 +74,7 @@ class Plugin(Protocol):
         ...
 
 
-class Durably:
+class Durably(Emitter):
     """Runs jobs in durable steps. Making one does no I/O; ``init()`` or ``async with`` opens it.
 
     ``database``: a path, ``sqlite:///path``, or ``:memory:``.
@@ -114,30 +113,29 @@ class Durably:
         runtime: Runtime | None = None,
         store: Store | None = None,
     ) -> None:
+        super().__init__()
         self.database = str(database)
         self._runtime = runtime or Runtime()
         self._store = store or SQLiteStore(
-            _path_of(database),
+            path_of(database),
             self._runtime,
-            durability=_one_of("durability", durability, ("full", "process")),
+            durability=one_of("durability", durability, ("full", "process")),
             allow_network_fs=allow_network_fs,
         )
         name = f"{os.getpid()}-{self._runtime.token()[:12]}.bell"
         self._options = WorkerOptions(
             name=name,
-            polling_interval=_positive("polling_interval", polling_interval),
-            heartbeat_interval=_positive("heartbeat_interval", heartbeat_interval),
-            stale_threshold=_positive("stale_threshold", stale_threshold),
+            polling_interval=positive("polling_interval", polling_interval),
+            heartbeat_interval=positive("heartbeat_interval", heartbeat_interval),
+            stale_threshold=positive("stale_threshold", stale_threshold),
             max_concurrent_runs=max_concurrent_runs,
         )
-        _check_options(self._options, max_recoveries)
+        check_options(self._options, max_recoveries)
         self._retain = None if retain_runs is None else milliseconds(retain_runs)
         self._works = worker
         self._max_input = max_input_bytes
         self._jobs: dict[str, Job[Any, Any]] = {}
         self._handles: dict[str, JobHandle[Any, Any]] = {}
-        self._listeners: dict[str, list[Callable[[Any], object]]] = {}
-        self._reports: set[asyncio.Task[Any]] = set()
         self._engine = Engine(
             runtime=self._runtime,
             store=self._store,
@@ -189,115 +187,13 @@ class Durably:
         """Keep what jobs log in the journal. ``with_log_persistence()`` calls it."""
         self._engine.keep_logs = True
 
-    @overload
-    def on(
-        self, event: Literal["run:trigger"], listener: Callable[[events.RunTrigger], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:start"], listener: Callable[[events.RunStart], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:progress"], listener: Callable[[events.RunProgress], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:complete"], listener: Callable[[events.RunComplete], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:fail"], listener: Callable[[events.RunFail], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:cancel"], listener: Callable[[events.RunCancel], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:retry"], listener: Callable[[events.RunRetry], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:delete"], listener: Callable[[events.RunDelete], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["run:release"], listener: Callable[[events.RunRelease], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["step:start"], listener: Callable[[events.StepStart], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["step:complete"], listener: Callable[[events.StepComplete], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["step:fail"], listener: Callable[[events.StepFail], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: Literal["log:write"], listener: Callable[[events.LogWrite], object], /
-    ) -> Callable[[], None]: ...
-    @overload
-    def on(self, event: type[E], listener: Callable[[E], object], /) -> Callable[[], None]: ...
-    @overload
-    def on(
-        self, event: str | type[events.Event], /
-    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]: ...
-    def on(self, event: Any, listener: Callable[[Any], object] | None = None, /) -> Any:
-        """Call ``listener(event)`` for each event of a type that this instance produces.
-
-        ``event`` is a name (``"run:start"``) or a class (``events.RunStart``). Returns a function that
-        ends it; without a listener, ``on`` is a decorator. An async listener is awaited in the
-        background. What a listener raises is logged and harms nothing. Other processes' events are
-        seen by ``subscribe``.
-        """
-        name = event if isinstance(event, str) else event.type
-        if name not in events.EVENT_TYPES:
-            known = ", ".join(sorted(events.EVENT_TYPES))
-            raise ConfigurationError(f"there is no event {name!r}; there are: {known}")
-        if listener is not None:
-            return self._listen(name, listener)
-
-        def decorate(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            self._listen(name, fn)
-            return fn
-
-        return decorate
-
-    def _listen(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
-        self._listeners.setdefault(name, []).append(listener)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.get(name, []).remove(listener)
-
-        return unsubscribe
-
     def _is_wanted(self, run_id: str) -> bool:
         return bool(self._listeners) or (self._feed is not None and self._feed.follows(run_id))
 
     def _publish(self, event: events.AnyEvent) -> None:
         if self._feed is not None:
             self._feed.publish(event)
-        for listener in tuple(self._listeners.get(event.type, ())):
-            try:
-                result = listener(event)
-            except Exception:
-                logger.exception("a listener of %s failed", event.type)
-                continue
-            if inspect.isawaitable(result):
-                task = asyncio.ensure_future(result)
-                self._reports.add(task)
-                task.add_done_callback(self._report)
-
-    def _report(self, task: asyncio.Future[Any]) -> None:
-        self._reports.discard(cast("asyncio.Task[Any]", task))
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("an async listener failed", exc_info=error)
+        self._emit(event)
 
     # -- start and stop
 
@@ -360,8 +256,7 @@ class Durably:
         if self._bell is not None:
             self._bell.take_down()
             self._bell = None
-        if self._reports:
-            await asyncio.wait(self._reports, timeout=5.0)
+        await self._reported()
         await self._store.close()
         self._loop = None
 
@@ -659,49 +554,4 @@ class Durably:
             dump_json(check_labels(item.labels)) if item.labels else "{}",
             check_key("idempotency_key", item.idempotency_key),
             check_key("concurrency_key", item.concurrency_key),
-        )
-
-
-def _path_of(database: str | Path) -> str | Path:
-    if isinstance(database, Path):
-        return database
-    scheme, separator, rest = database.partition("://")
-    if not separator:
-        if not database:
-            raise ConfigurationError("the database is empty; pass a path, as 'jobs.db'")
-        return database
-    if scheme == "sqlite":
-        return rest.removeprefix("/") or ":memory:"
-    if scheme in ("postgres", "postgresql"):
-        raise ConfigurationError("PostgreSQL is not supported by this version; pass a file's path")
-    raise ConfigurationError(
-        f"{scheme}:// is no database that Durably knows; pass a path, sqlite:///path or :memory:"
-    )
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
-    if value not in allowed:
-        raise ConfigurationError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-    return value
-
-
-def _positive(name: str, value: Seconds) -> float:
-    try:
-        number = seconds(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{name} must be seconds or a timedelta, not {value!r}") from None
-    if not 0 < number < float("inf"):
-        raise ConfigurationError(f"{name} must be more than 0, not {value!r}")
-    return number
-
-
-def _check_options(options: WorkerOptions, max_recoveries: int) -> None:
-    if options.heartbeat_interval * 2 > options.stale_threshold:
-        raise ConfigurationError(
-            f"stale_threshold ({options.stale_threshold:g} s) must be at least twice the "
-            f"heartbeat_interval ({options.heartbeat_interval:g} s), or runs are taken from live workers"
-        )
-    if options.max_concurrent_runs < 1 or max_recoveries < 0:
-        raise ConfigurationError(
-            "max_concurrent_runs must be at least 1, max_recoveries at least 0"
         )

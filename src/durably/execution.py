@@ -7,29 +7,22 @@ exceptions; what must stop the run here (lease lost, cancelled, handed back) is 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, cast
 
-from pydantic_core import to_jsonable_python
-
 from . import events
 from .codec import (
-    PLAIN,
     Codec,
     Kept,
     Unstorable,
     check_name,
-    clean_text,
     codec_for,
     codec_of_returns,
-    dump_json,
     load_json,
 )
+from .engine import Engine
 from .errors import (
     DuplicateStepError,
     DurablyError,
@@ -45,37 +38,17 @@ from .errors import (
 )
 from .failure import describe, error_to_json
 from .job import Job
-from .models import I, LogLevel, O, Progress, RunError, progress_to_json
-from .runtime import Runtime, Seconds, seconds, to_datetime
+from .models import I, O, RunError
+from .report import CURRENT_STEP, Reporter
+from .runtime import Seconds, seconds
 from .state import COMPLETE, FAIL, RELEASE, Status, Transition
 from .step import Retry, Step, SyncStep
-from .store.base import Checkpoint, Claimed, Entry, Settlement, Store
-from .threads import Threads
+from .store.base import Checkpoint, Claimed, Entry, Settlement
+from .threads import run_body
 
 logger = logging.getLogger("durably")
 
-PROGRESS_INTERVAL = 0.1  # seconds between two writes of a run's progress
-MAX_LOG = 65_536  # characters of a log line, message and data together
-MAX_PENDING_LOGS = 1_000  # lines of a run that may wait to be written; more are dropped and counted
 _NO_RETRY = Retry(0)
-
-_current_step: ContextVar[str | None] = ContextVar("durably_step", default=None)
-
-
-@dataclass(slots=True)
-class Engine:
-    """What the executions of one worker share."""
-
-    runtime: Runtime
-    store: Store
-    wanted: Callable[[str], bool]
-    """Whether anybody wants to hear of a run's events."""
-    publish: Callable[[events.AnyEvent], None]
-    max_recoveries: int
-    max_output: int
-    keep_logs: bool = False
-    step_threads: Threads | None = None
-    job_threads: Threads | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +86,19 @@ class Execution(Generic[I, O]):
         self._job = job
         self._row, self.lease = claimed.row, claimed.lease
         self._claimed = claimed
-        self._labels: dict[str, str] = load_json(claimed.row.labels)
         self._checkpoints: dict[str, Checkpoint] = {}
         self._indexes: dict[str, int] = {}
         self._failed_steps: set[str] = set()
         self._failures: list[tuple[BaseException, str]] = []
-        self._progress: str | None = None
-        self._progress_timer: asyncio.TimerHandle | None = None
-        self._progress_at = float("-inf")
-        self._pending_logs = self._dropped_logs = 0
         self._held_until = (0, 0.0)
         self.renewed(claimed.row.updated_at, engine.runtime.monotonic())
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         self._task: asyncio.Task[Any] | None = None
         self.interrupt: Interrupt | None = None
+        self.report = Reporter(
+            engine, claimed.row, claimed.lease, self._named(), lambda: self.interrupt is not None
+        )
         self.shutdown: KeyboardInterrupt | None = None
         """A KeyboardInterrupt that a step met: the process is to end, after the hand-back."""
 
@@ -154,9 +124,12 @@ class Execution(Generic[I, O]):
     async def execute(self, body_done: Callable[[], None]) -> None:
         """Run the job from its checkpoints and settle what came of it. Raises nothing."""
         self._task = asyncio.current_task()
-        self._tell(events.RunStart, self._row.updated_at, self._claimed.seq, attempt=self.attempt)
+        self.report.tell(
+            events.RunStart, self._row.updated_at, self._claimed.seq, attempt=self.attempt
+        )
         outcome = await self._outcome()
-        self._close()
+        self._closed = True
+        self.report.close()
         body_done()
         await self.settle(outcome)
 
@@ -196,7 +169,7 @@ class Execution(Generic[I, O]):
         step = SyncStep(self, self._loop)
         if self._engine.job_threads is not None:
             return self._engine.job_threads.call(self._job.fn, step, *args)
-        return _at_once(lambda: self._job.fn(step, *args))
+        return run_body(self._job.fn, (step, *args), None)
 
     def _keep_output(self, value: O) -> Kept[O]:
         try:
@@ -236,11 +209,11 @@ class Execution(Generic[I, O]):
                 case Failed(error):
                     text = error_to_json(error)
                     seq = await self._move(FAIL, Settlement(now, error=text))
-                    self._tell(events.RunFail, now, seq, error=error)
+                    self.report.tell(events.RunFail, now, seq, error=error)
                 case Released():
                     # It keeps its place in the line: it has been waiting since it was created.
                     seq = await self._move(RELEASE, Settlement(now, self._row.created_at))
-                    self._tell(events.RunRelease, now, seq)
+                    self.report.tell(events.RunRelease, now, seq)
                 case Gone():
                     logger.info("%s is not ours any more: %r", self._named(), self.interrupt)
         except LeaseLost:
@@ -250,16 +223,9 @@ class Execution(Generic[I, O]):
 
     async def _move(self, transition: Transition, settlement: Settlement) -> int:
         wakes = self._row.concurrency_key is not None or transition is RELEASE
-        kept = settlement._replace(progress=self._progress, wakes=wakes)
+        kept = settlement._replace(progress=self.report.last_progress, wakes=wakes)
         _, seq = await self._engine.store.settle(self.lease, transition, kept)
         return seq
-
-    def _close(self) -> None:
-        self._closed = True
-        if self._progress_timer is not None:
-            self._progress_timer.cancel()
-        if self._dropped_logs:
-            logger.warning("%s: %d log lines were dropped", self._named(), self._dropped_logs)
 
     def stop(self, interrupt: Interrupt) -> None:
         """Interrupt the run: whatever it awaits is cancelled, and no further step begins."""
@@ -288,9 +254,9 @@ class Execution(Generic[I, O]):
         retry = _NO_RETRY if retries == 0 else _as_retry(retries)
         started_at = self._engine.runtime.now()
         at = {"step_name": name, "step_index": index, "attempt": self.attempt}
-        self._tell(events.StepStart, started_at, None, **at)
-        task, outer = asyncio.current_task(), _current_step.get()
-        _current_step.set(name)
+        self.report.tell(events.StepStart, started_at, None, **at)
+        task, outer = asyncio.current_task(), CURRENT_STEP.get()
+        CURRENT_STEP.set(name)
         try:
             kept = await self._try(name, fn, args, codec, retry, timeout, call)
         except BaseException as error:
@@ -298,13 +264,13 @@ class Execution(Generic[I, O]):
                 raise  # the coroutine itself is being closed; nothing can be awaited any more
             raise await self._fail_step(name, index, started_at, error) from error.__cause__
         finally:
-            _current_step.set(outer)
+            CURRENT_STEP.set(outer)
         now = self._engine.runtime.now()
         seq = await self._record(Entry("step:complete", now, name, index, started_at, kept.text))
         if self._engine.wanted(self.run_id):
             took = (now - started_at) / 1000
             output = load_json(kept.text)
-            self._tell(events.StepComplete, now, seq, **at, output=output, duration=took)
+            self.report.tell(events.StepComplete, now, seq, **at, output=output, duration=took)
         return kept.value
 
     def _begin(self, name: str) -> int:
@@ -353,7 +319,7 @@ class Execution(Generic[I, O]):
                 await self._make_sure()
             try:
                 if timeout is None:
-                    value = await self._run_body(fn, args, call)
+                    value = await run_body(fn, args, self._engine.step_threads, call)
                 else:
                     value = await self._run_in_time(name, fn, args, call, seconds(timeout))
                 break
@@ -378,20 +344,6 @@ class Execution(Generic[I, O]):
         self._check_size(kept.text, f"the result of step {name!r}", StepValueError)
         return kept
 
-    async def _run_body(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        call: Callable[..., Awaitable[Any]] | None,
-    ) -> Any:
-        if call is not None:
-            value = await call(fn, args)
-        elif self._engine.step_threads is None or _is_async(fn):
-            value = fn(*args)
-        else:
-            value = await self._engine.step_threads.call(fn, *args)
-        return await value if inspect.isawaitable(value) else value
-
     async def _run_in_time(
         self,
         name: str,
@@ -403,7 +355,7 @@ class Execution(Generic[I, O]):
         clock = asyncio.timeout(limit)
         try:
             async with clock:
-                return await self._run_body(fn, args, call)
+                return await run_body(fn, args, self._engine.step_threads, call)
         except TimeoutError:
             if not clock.expired():
                 raise
@@ -433,7 +385,7 @@ class Execution(Generic[I, O]):
         self._failed_steps.add(name)
         self._failures.append((error, name))
         at = {"step_name": name, "step_index": index, "attempt": self.attempt}
-        self._tell(events.StepFail, now, seq, **at, error=described)
+        self.report.tell(events.StepFail, now, seq, **at, error=described)
         return error
 
     def renewed(self, now: int, monotonic: float) -> None:
@@ -472,125 +424,12 @@ class Execution(Generic[I, O]):
             return RunCancelled(f"{self._named()} was cancelled")
         return LeaseLost(f"another worker holds {self._named()} now")
 
-    # -- progress and logs; from any thread
-
-    def progress(self, current: float, total: float | None, message: str | None) -> None:
-        """Tell it now; write it at most every ``PROGRESS_INTERVAL``, and the last one always."""
-        progress = Progress(current, total, None if message is None else clean_text(message, 8192))
-        self._on_loop(self._set_progress, progress, progress_to_json(progress))
-
-    def _set_progress(self, progress: Progress, text: str) -> None:
-        if self._is_over("step.progress"):
-            return
-        self._progress = text
-        self._tell(events.RunProgress, self._engine.runtime.now(), None, progress=progress)
-        if self._progress_timer is None:
-            since = self._loop.time() - self._progress_at
-            delay = max(0.0, PROGRESS_INTERVAL - since)
-            self._progress_timer = self._loop.call_later(delay, self._write_progress)
-
-    def _write_progress(self) -> None:
-        self._progress_timer = None
-        if self._closed or self._progress is None:
-            return  # the settlement carries the last one
-        self._progress_at = self._loop.time()
-        now = self._engine.runtime.now()
-        self._in_background(self._engine.store.save_progress(self.lease, self._progress, now))
-
-    def log(self, level: LogLevel, message: str, data: Any) -> None:
-        """Tell a line, and write it when log persistence is on."""
-        step = _current_step.get()
-        message = clean_text(str(message), MAX_LOG)
-        text = _log_data(data)
-        if len(message) + len(text) > MAX_LOG:
-            text = dump_json(
-                f"left out: {len(text)} characters of data, over the limit of {MAX_LOG}"
-            )
-        self._on_loop(self._add_log, level, message, text, step)
-
-    def _add_log(self, level: LogLevel, message: str, text: str, step: str | None) -> None:
-        if self._is_over("step.log"):
-            return
-        now = self._engine.runtime.now()
-        if not self._engine.keep_logs:
-            if self._engine.wanted(self.run_id):
-                self._tell_log(now, None, level, message, text, step)
-            return
-        if self._pending_logs >= MAX_PENDING_LOGS:
-            self._dropped_logs += 1
-            return
-        line = f'{{"level":"{level}","message":{dump_json(message)},"data":{text}}}'
-        written = self._engine.store.record(self.lease, Entry("log:write", now, step, data=line))
-        self._pending_logs += 1
-        self._in_background(self._keep_log(written, now, level, message, text, step))
-
-    async def _keep_log(
-        self,
-        written: Awaitable[int],
-        now: int,
-        level: LogLevel,
-        message: str,
-        text: str,
-        step: str | None,
-    ) -> None:
-        try:
-            seq = await written
-        finally:
-            self._pending_logs -= 1
-        if self._engine.wanted(self.run_id):
-            self._tell_log(now, seq, level, message, text, step)
-
-    def _tell_log(
-        self, now: int, seq: int | None, level: LogLevel, message: str, text: str, step: str | None
-    ) -> None:
-        line = {"step_name": step, "level": level, "message": message, "data": load_json(text)}
-        self._tell(events.LogWrite, now, seq, **line)
-
-    def _is_over(self, what: str) -> bool:
-        if self._closed:
-            logger.warning(
-                "%s was called after %s ended, by a task left behind", what, self._named()
-            )
-        return self._closed or self.interrupt is not None
-
-    def _on_loop(self, fn: Callable[..., None], *args: Any) -> None:
-        if threading.get_ident() == self._thread:
-            fn(*args)
-        else:
-            self._loop.call_soon_threadsafe(fn, *args)
-
-    def _in_background(self, write: Coroutine[Any, Any, None]) -> None:
-        """A write that nobody waits for: it must not harm the run that asked for it."""
-        task = self._loop.create_task(write)
-        _background.add(task)
-        task.add_done_callback(self._background_done)
-
-    def _background_done(self, task: asyncio.Task[None]) -> None:
-        _background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.debug("%s: a progress or log line was not kept: %r", self._named(), error)
-
     # -- small things
-
-    def _tell(
-        self, kind: Callable[..., events.AnyEvent], at: int, seq: int | None, **what: Any
-    ) -> None:
-        if self._engine.wanted(self.run_id):
-            self._engine.publish(
-                kind(
-                    run_id=self.run_id,
-                    job=self._row.job,
-                    labels=self._labels,
-                    timestamp=to_datetime(at),
-                    sequence=seq,
-                    **what,
-                )
-            )
 
     def _tell_completed(self, now: int, seq: int, output: str) -> None:
         took = (now - (self._row.started_at or now)) / 1000
         if self._engine.wanted(self.run_id):
-            self._tell(events.RunComplete, now, seq, output=load_json(output), duration=took)
+            self.report.tell(events.RunComplete, now, seq, output=load_json(output), duration=took)
 
     def _check_size(
         self, text: str, what: str, kind: type[StepValueError | InvalidOutputError]
@@ -628,13 +467,6 @@ class Execution(Generic[I, O]):
         return f"run {self.run_id} ({self._row.job})"
 
 
-_background: set[asyncio.Task[None]] = set()  # keeps them alive until they are done
-
-
-async def _at_once(fn: Callable[[], Any]) -> Any:
-    return fn()
-
-
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
@@ -649,23 +481,5 @@ def _current_task() -> asyncio.Task[Any] | None:
         return None
 
 
-def _is_async(fn: Callable[..., Any]) -> bool:
-    if (code := getattr(fn, "__code__", None)) is not None and code.co_flags & inspect.CO_COROUTINE:
-        return True  # the usual case, at a tenth of the cost
-    return inspect.iscoroutinefunction(fn)
-
-
 def _as_retry(retries: int | Retry) -> Retry:
     return retries if isinstance(retries, Retry) else Retry(retries)
-
-
-def _log_data(data: Any) -> str:
-    """Log data is for reading: what JSON cannot hold is shown as text, not refused."""
-    try:
-        return PLAIN.keep(data).text
-    except Unstorable:
-        try:
-            shown = to_jsonable_python(data, serialize_unknown=True, inf_nan_mode="strings")
-            return dump_json(shown)
-        except Exception:  # noqa: BLE001 - a log line must not fail a job
-            return dump_json(clean_text(type(data).__name__, 200))

@@ -77,7 +77,7 @@ class StepLog:
         self._write("error", message, data)
 
     def _write(self, level: LogLevel, message: str, data: Any) -> None:
-        self._execution.log(level, message, data)
+        self._execution.report.log(level, message, data)
 
 
 class _Handle:
@@ -113,7 +113,7 @@ class _Handle:
         self, current: float, total: float | None = None, message: str | None = None
     ) -> None:
         """Say how far the run is. Seen live at once; kept at most every 100 ms, the last one always."""
-        self._execution.progress(current, total, message)
+        self._execution.report.progress(current, total, message)
 
 
 class Step(_Handle):

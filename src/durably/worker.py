@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from .engine import Engine
 from .errors import (
     DatabaseReplacedError,
     ForkedError,
@@ -18,7 +19,7 @@ from .errors import (
     RunCancelled,
     StorageError,
 )
-from .execution import Engine, Execution, Released
+from .execution import Execution, Released
 from .heartbeat import Heartbeat
 from .job import Job
 from .store.base import Claimed

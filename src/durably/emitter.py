@@ -1,0 +1,135 @@
+"""Listeners: who hears of this instance's events, and that none of them harms a run."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, TypeVar, cast, overload
+
+from . import events
+from .errors import ConfigurationError
+
+logger = logging.getLogger("durably")
+
+E = TypeVar("E", bound=events.Event)
+
+
+class Emitter:
+    """Keeps listeners by event type and calls them."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, list[Callable[[Any], object]]] = {}
+        self._reports: set[asyncio.Task[Any]] = set()
+
+    @overload
+    def on(
+        self, event: Literal["run:trigger"], listener: Callable[[events.RunTrigger], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:start"], listener: Callable[[events.RunStart], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:progress"], listener: Callable[[events.RunProgress], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:complete"], listener: Callable[[events.RunComplete], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:fail"], listener: Callable[[events.RunFail], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:cancel"], listener: Callable[[events.RunCancel], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:retry"], listener: Callable[[events.RunRetry], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:delete"], listener: Callable[[events.RunDelete], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:release"], listener: Callable[[events.RunRelease], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["step:start"], listener: Callable[[events.StepStart], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["step:complete"], listener: Callable[[events.StepComplete], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["step:fail"], listener: Callable[[events.StepFail], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["log:write"], listener: Callable[[events.LogWrite], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(self, event: type[E], listener: Callable[[E], object], /) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: str | type[events.Event], /
+    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]: ...
+    def on(self, event: Any, listener: Callable[[Any], object] | None = None, /) -> Any:
+        """Call ``listener(event)`` for each event of a type that this instance produces.
+
+        ``event`` is a name (``"run:start"``) or a class (``events.RunStart``). Returns a function that
+        ends it; without a listener, ``on`` is a decorator. An async listener is awaited in the
+        background. What a listener raises is logged and harms nothing. Other processes' events are
+        seen by ``subscribe``.
+        """
+        name = event if isinstance(event, str) else event.type
+        if name not in events.EVENT_TYPES:
+            known = ", ".join(sorted(events.EVENT_TYPES))
+            raise ConfigurationError(f"there is no event {name!r}; there are: {known}")
+        if listener is not None:
+            return self._listen(name, listener)
+
+        def decorate(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            self._listen(name, fn)
+            return fn
+
+        return decorate
+
+    def _listen(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
+        self._listeners.setdefault(name, []).append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                self._listeners.get(name, []).remove(listener)
+
+        return unsubscribe
+
+    def _emit(self, event: events.AnyEvent) -> None:
+        for listener in tuple(self._listeners.get(event.type, ())):
+            try:
+                result = listener(event)
+            except Exception:
+                logger.exception("a listener of %s failed", event.type)
+                continue
+            if inspect.isawaitable(result):
+                task = asyncio.ensure_future(result)
+                self._reports.add(task)
+                task.add_done_callback(self._report)
+
+    def _report(self, task: asyncio.Future[Any]) -> None:
+        self._reports.discard(cast("asyncio.Task[Any]", task))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("an async listener failed", exc_info=error)
+
+    async def _reported(self) -> None:
+        """Wait a little for async listeners that are still at it."""
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=5.0)

@@ -1,0 +1,191 @@
+"""What a run reports while it goes on: events, progress, log lines. From any thread.
+
+Reporting harms no run: what cannot be written in time is bounded, counted and said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from . import events
+from .codec import PLAIN, Unstorable, clean_text, dump_json, load_json
+from .engine import Engine
+from .models import Lease, LogLevel, Progress, RunRow, progress_to_json
+from .runtime import to_datetime
+from .store.base import Entry
+
+logger = logging.getLogger("durably")
+
+PROGRESS_INTERVAL = 0.1  # seconds between two writes of a run's progress
+MAX_LOG = 65_536  # characters of a log line, message and data together
+MAX_PENDING_LOGS = 1_000  # lines of a run that may wait to be written; more are dropped and counted
+
+CURRENT_STEP: ContextVar[str | None] = ContextVar("durably_step", default=None)
+"""The step in whose function we are; log lines carry its name."""
+
+
+class Reporter:
+    """Tells of one attempt at a run."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        row: RunRow,
+        lease: Lease,
+        name: str,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._row, self._lease, self._name = row, lease, name
+        self._interrupted = interrupted
+        self._labels: dict[str, str] = load_json(row.labels)
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._progress: str | None = None
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self._progress_at = float("-inf")
+        self._pending_logs = self._dropped_logs = 0
+        self._background: set[asyncio.Task[None]] = set()  # keeps them alive until they are done
+        self._closed = False
+
+    @property
+    def last_progress(self) -> str | None:
+        """The text of the last progress, for the settlement to carry."""
+        return self._progress
+
+    def close(self) -> None:
+        """The run's body is over: nothing more is reported."""
+        self._closed = True
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+        if self._dropped_logs:
+            logger.warning("%s: %d log lines were dropped", self._name, self._dropped_logs)
+
+    def progress(self, current: float, total: float | None, message: str | None) -> None:
+        """Tell it now; write it at most every ``PROGRESS_INTERVAL``, and the last one always."""
+        progress = Progress(current, total, None if message is None else clean_text(message, 8192))
+        self._on_loop(self._set_progress, progress, progress_to_json(progress))
+
+    def _set_progress(self, progress: Progress, text: str) -> None:
+        if self._is_over("step.progress"):
+            return
+        self._progress = text
+        self.tell(events.RunProgress, self._engine.runtime.now(), None, progress=progress)
+        if self._progress_timer is None:
+            since = self._loop.time() - self._progress_at
+            delay = max(0.0, PROGRESS_INTERVAL - since)
+            self._progress_timer = self._loop.call_later(delay, self._write_progress)
+
+    def _write_progress(self) -> None:
+        self._progress_timer = None
+        if self._closed or self._progress is None:
+            return  # the settlement carries the last one
+        self._progress_at = self._loop.time()
+        now = self._engine.runtime.now()
+        self._in_background(self._engine.store.save_progress(self._lease, self._progress, now))
+
+    def log(self, level: LogLevel, message: str, data: Any) -> None:
+        """Tell a line, and write it when log persistence is on."""
+        step = CURRENT_STEP.get()
+        message = clean_text(str(message), MAX_LOG)
+        text = _log_data(data)
+        if len(message) + len(text) > MAX_LOG:
+            text = dump_json(
+                f"left out: {len(text)} characters of data, over the limit of {MAX_LOG}"
+            )
+        self._on_loop(self._add_log, level, message, text, step)
+
+    def _add_log(self, level: LogLevel, message: str, text: str, step: str | None) -> None:
+        if self._is_over("step.log"):
+            return
+        now = self._engine.runtime.now()
+        if not self._engine.keep_logs:
+            if self._engine.wanted(self._row.id):
+                self._tell_log(now, None, level, message, text, step)
+            return
+        if self._pending_logs >= MAX_PENDING_LOGS:
+            self._dropped_logs += 1
+            return
+        line = f'{{"level":"{level}","message":{dump_json(message)},"data":{text}}}'
+        written = self._engine.store.record(self._lease, Entry("log:write", now, step, data=line))
+        self._pending_logs += 1
+        self._in_background(self._keep_log(written, now, level, message, text, step))
+
+    async def _keep_log(
+        self,
+        written: Awaitable[int],
+        now: int,
+        level: LogLevel,
+        message: str,
+        text: str,
+        step: str | None,
+    ) -> None:
+        try:
+            seq = await written
+        finally:
+            self._pending_logs -= 1
+        if self._engine.wanted(self._row.id):
+            self._tell_log(now, seq, level, message, text, step)
+
+    def _tell_log(
+        self, now: int, seq: int | None, level: LogLevel, message: str, text: str, step: str | None
+    ) -> None:
+        line = {"step_name": step, "level": level, "message": message, "data": load_json(text)}
+        self.tell(events.LogWrite, now, seq, **line)
+
+    def _is_over(self, what: str) -> bool:
+        if self._closed:
+            logger.warning("%s was called after %s ended, by a task left behind", what, self._name)
+        return self._closed or self._interrupted()
+
+    def _on_loop(self, fn: Callable[..., None], *args: Any) -> None:
+        if threading.get_ident() == self._thread:
+            fn(*args)
+        else:
+            self._loop.call_soon_threadsafe(fn, *args)
+
+    def _in_background(self, write: Coroutine[Any, Any, None]) -> None:
+        """A write that nobody waits for: it must not harm the run that asked for it."""
+        task = self._loop.create_task(write)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("%s: a progress or log line was not kept: %r", self._name, error)
+
+    def tell(
+        self, kind: Callable[..., events.AnyEvent], at: int, seq: int | None, **what: Any
+    ) -> None:
+        """Publish an event of the run, if anybody listens."""
+        if self._engine.wanted(self._row.id):
+            self._engine.publish(
+                kind(
+                    run_id=self._row.id,
+                    job=self._row.job,
+                    labels=self._labels,
+                    timestamp=to_datetime(at),
+                    sequence=seq,
+                    **what,
+                )
+            )
+
+
+def _log_data(data: Any) -> str:
+    """Log data is for reading: what JSON cannot hold is shown as text, not refused."""
+    try:
+        return PLAIN.keep(data).text
+    except Unstorable:
+        try:
+            shown = to_jsonable_python(data, serialize_unknown=True, inf_nan_mode="strings")
+            return dump_json(shown)
+        except Exception:  # noqa: BLE001 - a log line must not fail a job
+            return dump_json(clean_text(type(data).__name__, 200))
