@@ -1,6 +1,7 @@
 # Every command of the project. `make` alone lists them.
 
 PYTHON ?= python3
+TIER ?= quick
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -27,10 +28,11 @@ $(STAMP): pyproject.toml requirements-dev.txt
 demo: $(STAMP) ## Run the main job, kill it in the middle, resume it
 	@$(BIN)/durably demo
 
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests (TIER=ci or soak for more of the harnesses)
+	DURABLY_TIER=$(TIER) $(BIN)/python -m pytest
 
-check: lint types layers test ## All that CI runs
+check: lint types layers ## All that CI runs
+	@$(MAKE) --no-print-directory test TIER=ci
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,7 +1,6 @@
 """T4, the SQLite half: a zombie's write against another's claim, on two real connections."""
 
 import asyncio
-import os
 import random
 
 import pytest
@@ -12,8 +11,9 @@ from durably.state import COMPLETE, FAIL, RELEASE
 from durably.store.base import Entry, NewRun, Settlement
 from durably.store.sqlite import SQLiteStore
 from tests.oracle import check_journal
+from tests.tier import by_tier
 
-ROUNDS = {"quick": 40, "ci": 500, "soak": 20_000}[os.environ.get("DURABLY_TIER", "quick")]
+ROUNDS = by_tier(quick=40, ci=500, soak=20_000)
 
 
 class Worker(Runtime):

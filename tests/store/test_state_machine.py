@@ -1,7 +1,6 @@
 """The store against its model: a dict, a clock, and the table in state.py (T7)."""
 
 import asyncio
-import os
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -14,9 +13,10 @@ from durably.store.base import Entry, NewRun, RunFilter, Settlement
 from durably.store.sqlite import SQLiteStore
 from tests.conftest import ManualRuntime
 from tests.oracle import check_journal
+from tests.tier import by_tier
 
 LEASE = 30_000
-EXAMPLES = {"quick": 60, "ci": 500, "soak": 5000}[os.environ.get("DURABLY_TIER", "quick")]
+EXAMPLES = by_tier(quick=60, ci=500, soak=5000)
 
 
 class StoreMachine(RuleBasedStateMachine):
