@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ async def work(config: dict[str, Any]) -> None:
     if not config.get("until_done"):
         busy = {told, keeper}
     while told not in (await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED))[0]:
-        if config.get("until_done"):
+        if config.get("until_done") or config.get("triggers_only"):
             break
         keeper.result()
         busy = {told}
@@ -95,6 +96,7 @@ async def drive(config: dict[str, Any]) -> None:
         effects = Effects(folder / "effects")
         settings = {**config, **case}
         instance, plan = build(settings, effects)
+        started = time.monotonic()
         try:
             await asyncio.wait_for(
                 scenarios.play(settings["scenario"], instance, effects, plan, folder), 60.0
@@ -105,6 +107,7 @@ async def drive(config: dict[str, Any]) -> None:
         finally:
             plan.fault = None
             await instance.stop(0)
+        effects.write("took", round(time.monotonic() - started, 3))
         effects.write("labels", *plan.labels)
         effects.write("injected", plan.injected)
 

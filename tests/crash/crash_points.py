@@ -174,6 +174,8 @@ class Enumeration:
         if not world.acked:
             world.found("lost", "nothing was acknowledged")
         for line in world.lines:
+            if line.kind == "took":
+                self.report.recovery.append(float(line.words[0]))
             if line.kind == "fault":
                 what, when, label, _ = line.words
                 self.report.faults[what] += 1
@@ -220,6 +222,7 @@ def run(
                 one.deaths()
             if errors and name not in DIES_BY_ITSELF:
                 one.errors()
+        total.recovery += one.report.recovery
         total.runs += one.report.runs
         total.steps += one.report.steps
         total.repeated_effects += one.report.repeated_effects

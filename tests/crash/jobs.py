@@ -41,8 +41,8 @@ class Bodies:
 
     def begin(self, i: int) -> dict[str, Any]:
         """The effect; then whatever harm was ordered."""
-        self.effects.write("begin", self.step.run_id, i, self.step.attempt)
         value = {"i": i, "nonce": uuid4().hex[:12]}
+        self.effects.write("begin", self.step.run_id, i, self.step.attempt, value["nonce"])
         if self.order.get("flaky") and i in (1, 3):
             self._fail_once(i)
         if i == self.order.get("fail_at") and not self.marker.exists():
@@ -70,7 +70,7 @@ class Bodies:
 
     def chat(self, i: int) -> None:
         if self.order.get("chat"):
-            self.step.progress(i, self.steps, f"step {i}")
+            self.step.progress(i, self.steps, f"attempt {self.step.attempt}")
             self.step.log.info("in a step", {"i": i})
             self.step.log.warning("still there")
 
@@ -97,6 +97,10 @@ class Bodies:
         self.nonces.append(value["nonce"])
         self.die(i, "behind")
 
+    def end(self) -> dict[str, Any]:
+        self.effects.write("ending", self.step.run_id, self.step.attempt)
+        return {"nonces": self.nonces}
+
     @property
     def uses_threads(self) -> bool:
         return bool(self.order.get("ms")) and not {"block_at", "hang_at"} & self.order.keys()
@@ -121,7 +125,7 @@ def make_jobs(effects: Effects, folder: Path) -> list[Job[Any, Any]]:
             except OSError:  # the step has failed for good, and the job goes on
                 value = await step.run(str(i), body, i)
             bodies.got(i, value)
-        return {"nonces": bodies.nonces}
+        return bodies.end()
 
     @job("sync")
     def in_thread(step: SyncStep, order: Order) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def make_jobs(effects: Effects, folder: Path) -> list[Job[Any, Any]]:
             bodies.die(i, "before")
             value = step.run(str(i), bodies.in_thread, i, retries=retries)
             bodies.got(i, value)
-        return {"nonces": bodies.nonces}
+        return bodies.end()
 
     return [in_loop, in_thread]
 

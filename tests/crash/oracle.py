@@ -125,6 +125,10 @@ class World:
     samples: list[str] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     begun: Counter[tuple[str, str]] = field(default_factory=Counter)
+    bodies: dict[str, int] = field(default_factory=dict)
+    """The attempt that came to each value."""
+    endings: set[tuple[str, int]] = field(default_factory=set)
+    """Run and attempt of each job that returned."""
     acked: dict[str, str] = field(default_factory=dict)
     """Idempotency key to the id that its caller was told."""
     deleted: set[str] = field(default_factory=set)
@@ -178,8 +182,11 @@ class World:
         if line.kind == "begin":
             step = (line.words[0], line.words[1])
             self.begun[step] += 1
+            self.bodies[line.words[3]] = int(line.words[2])
             if step in self._committed:
                 self.found("begun_after_commit", f"{line} was committed before")
+        elif line.kind == "ending":
+            self.endings.add((line.words[0], int(line.words[1])))
         elif line.kind == "ack":
             key, run_id = line.words
             known = self.acked.setdefault(key, run_id)
@@ -196,12 +203,11 @@ class World:
         First the database, then the effects: what began after this look is compared with what was
         committed before it.
         """
-        if not dead:
+        self.new_lines()
+        snapshot = read_database(self.database, copy=dead)
+        if not dead:  # whoever wrote to the database wrote to the effects before
             self.new_lines()
-            snapshot = read_database(self.database, copy=False)
-        else:
-            self.new_lines()
-            snapshot = read_database(self.database)
+        if dead:
             self._compare(snapshot)
         self._check_journal(snapshot)
         self._committed |= snapshot.committed
@@ -277,12 +283,22 @@ class World:
             over = line.type in FINAL
             if line.type == "run:start":
                 started = line.attempt
+            elif line.type == "run:complete" and (run_id, line.attempt) not in self.endings:
+                self.found("stale_accepted", f"{line}, but that attempt has not returned")
             elif line.type == "step:complete":
                 if line.attempt != started:
                     self.found("stale_accepted", f"{run_id}: {line} in attempt {started}")
+                self._check_author(line)
                 if line.step in steps:
                     self.found("duplicated", f"{run_id}: step {line.step} committed twice")
                 steps.add(line.step or "")
+
+    def _check_author(self, line: Journaled) -> None:
+        """A value is kept in the attempt in which its body ran, by the worker that ran it."""
+        value = json.loads(line.data or "null")
+        nonce = value.get("nonce") if isinstance(value, dict) else None
+        if nonce is not None and self.bodies.get(nonce) != line.attempt:
+            self.found("stale_accepted", f"{line}, its body ran in {self.bodies.get(nonce)}")
 
     def check_order(self, now: Snapshot) -> None:
         """In runs whose steps follow each other: none began before the one before was committed."""
@@ -336,5 +352,8 @@ class World:
             if json.loads(row["output"])["nonces"] != kept:
                 self.found("changed", f"{run_id}: output {row['output']}, kept {kept}")
             ends = [line for line in now.journal[run_id] if line.type == "run:complete"]
+            said = json.loads(row["progress"] or "{}").get("message")
+            if said and said != f"attempt {ends[0].attempt}":
+                self.found("stale_accepted", f"{run_id}: progress {said}, ended in {ends[0]}")
             if len(ends) != 1:
                 self.found("duplicated", f"{run_id} completed {len(ends)} times")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -127,10 +128,8 @@ async def delete_and_purge(caller: Caller) -> None:
     for run_id in (first_id, second_id):
         caller.effects.write("deleting", run_id)
     last = await caller.trigger("async", {"steps": 3, "hang_at": 2}, "last")
-    try:
+    with contextlib.suppress(RunNotFoundError):
         await caller.durably.delete_run(first_id)
-    except RunNotFoundError:
-        pass
     caller.effects.write("deleted", first_id)
     if not caller.marker.exists():
         await asyncio.sleep(0.005)

@@ -1,0 +1,20 @@
+"""T3: a worker that sleeps beyond its lease finds every door closed, and goes on with other work."""
+
+import pytest
+
+from . import zombie
+
+
+def test_zombies() -> None:
+    report = zombie.run(cycles=30, seed=7)
+    report.check()
+    assert report.recovery, "no run was taken over"
+
+
+def test_the_zombie_loop_finds_a_planted_bug() -> None:
+    assert zombie.run(cycles=30, seed=7, plant="no_fence").violations
+
+
+@pytest.mark.soak
+def test_a_thousand_zombies() -> None:
+    zombie.run(cycles=1000, seed=7).check()
