@@ -43,7 +43,7 @@ from .report import CURRENT_STEP, Reporter
 from .runtime import Seconds, seconds
 from .state import COMPLETE, FAIL, RELEASE, Status, Transition
 from .step import Retry, Step, SyncStep
-from .store.base import Checkpoint, Claimed, Entry, Settlement
+from .store.base import SUSPECT, Checkpoint, Claimed, Entry, Settlement
 from .threads import run_body
 
 logger = logging.getLogger("durably")
@@ -92,7 +92,7 @@ class Execution(Generic[I, O]):
         self._failures: list[tuple[BaseException, str]] = []
         self._held_until = (0, 0.0)
         self.renewed(claimed.row.updated_at, engine.runtime.monotonic())
-        self._closed = False
+        self._closed = self._has_committed = False
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self.interrupt: Interrupt | None = None
@@ -114,6 +114,16 @@ class Execution(Generic[I, O]):
     def is_over(self) -> bool:
         """True once the job's body ended; what is left is to write the outcome."""
         return self._closed
+
+    @property
+    def was_suspect(self) -> bool:
+        """Whether it may be what killed the workers that had it before."""
+        return self._row.recoveries >= SUSPECT
+
+    @property
+    def is_suspect(self) -> bool:
+        """The same, until it commits a step."""
+        return self.was_suspect and not self._has_committed
 
     @property
     def has_threads(self) -> bool:
@@ -267,6 +277,7 @@ class Execution(Generic[I, O]):
             CURRENT_STEP.set(outer)
         now = self._engine.runtime.now()
         seq = await self._record(Entry("step:complete", now, name, index, started_at, kept.text))
+        self._has_committed = True
         if self._engine.wanted(self.run_id):
             took = (now - started_at) / 1000
             output = load_json(kept.text)

@@ -175,6 +175,7 @@ class Worker:
                 lease,
                 free,
                 takeover=self._may_take_over(),
+                suspects=not any(e.is_suspect for e in self._executions.values()),
             )
         )
         try:
@@ -255,6 +256,8 @@ class Worker:
         finally:
             if self._executions.get(execution.run_id) is execution:
                 del self._executions[execution.run_id]
+            if execution.was_suspect:  # the next one's turn
+                self.wake()
         if execution.shutdown is not None:
             self._loop.call_soon(_raise, execution.shutdown)
 

@@ -17,6 +17,10 @@ from ..models import JournalRow, Lease, RunRow
 from ..state import Status, Transition
 
 
+SUSPECT = 2
+"""A run that lapsed so often without a step in between may be what kills its workers."""
+
+
 class NewRun(NamedTuple):
     """A run about to be stored."""
 
@@ -128,9 +132,20 @@ class Store(ABC):
 
     @abstractmethod
     async def claim(
-        self, jobs: Sequence[str], owner: str, now: int, lease: int, limit: int, *, takeover: bool
+        self,
+        jobs: Sequence[str],
+        owner: str,
+        now: int,
+        lease: int,
+        limit: int,
+        *,
+        takeover: bool,
+        suspects: bool = True,
     ) -> Claims:
-        """Take up to ``limit`` due runs for ``lease`` milliseconds; lapsed ones only if ``takeover``."""
+        """Take up to ``limit`` due runs for ``lease`` milliseconds; lapsed ones only if ``takeover``.
+
+        Of those that lapsed twice without a step, one at most, and only if ``suspects``.
+        """
 
     @abstractmethod
     def renew(

@@ -14,10 +14,10 @@ select * from durably_runs
  where id = :id or (job = :job and idempotency_key = :idempotency_key)
 
 -- due
--- One job's runs that want a worker, the longest due first.
+-- One job's runs that want a worker, the longest due first; but none that lapsed so often before.
 select id, status, concurrency_key, recoveries, due_at
   from durably_runs
- where job = :job and due_at <= :now and status <> :skipped
+ where job = :job and due_at <= :now and not (status = 'running' and recoveries >= :skipped)
  order by due_at, id
  limit :limit
 
@@ -67,7 +67,7 @@ returning id
 
 -- expire
 -- The owner is known to be dead: its leases end now, or a little later where that happened before.
-update durably_runs set due_at = :due_at + ((1 << cast(recoveries as integer)) - 1) * 1000
+update durably_runs set due_at = :due_at + case when recoveries > 8 then 600 else (1 << cast(recoveries as integer)) - 1 end * 1000
  where job = :job and due_at > :due_at and due_at < {parked} and lease_owner = :owner and status = 'running'
 returning id
 

@@ -25,13 +25,24 @@ from ..state import (
     Status,
     Transition,
 )
-from .base import Checkpoint, Claimed, Claims, Enqueued, Entry, NewRun, RunFilter, Settlement
+from .base import (
+    SUSPECT,
+    Checkpoint,
+    Claimed,
+    Claims,
+    Enqueued,
+    Entry,
+    NewRun,
+    RunFilter,
+    Settlement,
+)
 
 T = TypeVar("T")
 Row = Sequence[Any]
 Transaction = Generator[tuple[str, Mapping[str, Any]], Sequence[Row], T]
 
 MAX_LEASE = 600_000  # a run that keeps losing its lease gets a longer one, up to ten minutes
+_NONE = 1 << 62  # more recoveries than any run has
 _LOOK, _ROUNDS = 64, 16  # how many due runs a claim looks at in one go, and how often
 DELETIONS_KEPT = 86_400_000  # a day: how long a watcher may be away and still hear of a deletion
 
@@ -124,30 +135,42 @@ class ClaimRequest(NamedTuple):
     lease: int
     limit: int
     takeover: bool
+    suspects: bool = True
 
 
 def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
-    """Take the runs that have been due longest; park those whose concurrency key is busy."""
+    """Take the runs that have been due longest; park those whose concurrency key is busy.
+
+    A run that lapsed twice without a step is a suspect: it may be what kills the workers, and it is
+    taken without another suspect beside it, so that it cannot drag those to the same end.
+    """
     claimed: list[Claimed] = []
+    suspects = ask.suspects
     if replay:
         mine = yield "claimed", {"token": ask.token, "owner": ask.owner}
         claimed = [_as_claimed(RunRow._make(row), ask, resumed=True) for row in mine]
     for attempt in range(_ROUNDS):
         look = max(_LOOK, ask.limit) if attempt else ask.limit  # usually no key is busy
-        due = yield from _due(ask, look)
+        due = yield from _due(ask, look, suspects)
         for candidate in due:
             if len(claimed) >= ask.limit:
                 return Claims(claimed, True)
+            _, status, _, recoveries = candidate
+            if status == Status.RUNNING and recoveries >= SUSPECT - 1 and not suspects:
+                continue
             if got := (yield from _take(ask, *candidate)):
                 claimed.append(got)
+                suspects = suspects and got.row.recoveries < SUSPECT
         if len(due) < look:
             return Claims(claimed, False)
     return Claims(claimed, True)
 
 
-def _due(ask: ClaimRequest, limit: int) -> Transaction[list[tuple[str, str, str | None, int]]]:
+def _due(
+    ask: ClaimRequest, limit: int, suspects: bool
+) -> Transaction[list[tuple[str, str, str | None, int]]]:
     found: list[tuple[int, str, str, str | None, int]] = []
-    skipped = "" if ask.takeover else Status.RUNNING
+    skipped = (_NONE if suspects else SUSPECT - 1) if ask.takeover else 0
     for job in ask.jobs:
         params = {"job": job, "now": ask.now, "limit": limit, "skipped": skipped}
         rows = yield "due", params

@@ -116,7 +116,7 @@ class SQLiteStore(Store):
             connection.execute(f"pragma synchronous = {level}")
             pages = _CHECKPOINT_PAGES if self._exclusive else 0
             connection.execute(f"pragma wal_autocheckpoint = {pages}")
-            connection.execute("pragma cache_size = -16000")
+            connection.execute("pragma cache_size = -8000")  # kilobytes
         except BaseException:
             connection.close()
             raise
@@ -288,10 +288,18 @@ class SQLiteStore(Store):
         return await self._read(lambda: sql.any_due(jobs, now))
 
     async def claim(
-        self, jobs: Sequence[str], owner: str, now: int, lease: int, limit: int, *, takeover: bool
+        self,
+        jobs: Sequence[str],
+        owner: str,
+        now: int,
+        lease: int,
+        limit: int,
+        *,
+        takeover: bool,
+        suspects: bool = True,
     ) -> Claims:
         token = self._runtime.token()
-        ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover)
+        ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
         return await self._write(lambda replay: sql.claim(ask, replay=replay), wakes=False)
 
     def renew(
