@@ -16,7 +16,6 @@ from typing import NamedTuple
 from ..models import JournalRow, Lease, RunRow
 from ..state import Status, Transition
 
-
 SUSPECT = 2
 """A run that lapsed so often without a step in between may be what kills its workers."""
 
