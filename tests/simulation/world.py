@@ -22,6 +22,7 @@ from .loop import PROCESS, Process, SimulatedLoop
 
 HEARTBEAT, LEASE, POLL = 3.0, 10.0, 1.0
 MAX_RECOVERIES = 50
+END = 1500.0  # virtual seconds: a world that goes on longer hangs
 START = 1_700_000_000_000
 
 
@@ -266,7 +267,7 @@ class World:
         asyncio.set_event_loop(self.loop)
         logging.disable(logging.CRITICAL)
         try:
-            self.loop.run_until_complete(self._story())
+            self.loop.run_until_complete(asyncio.wait_for(self._story(), END))
         except Exception as error:
             self.say(repr(error))
         finally:
@@ -375,7 +376,7 @@ class World:
 
     async def _settle(self, ids: list[str]) -> None:
         """Faults are over: everything ends within bounded time."""
-        deadline = self.loop.time() + 900
+        deadline = self.loop.time() + 400
         active = (
             "select count(*) from durably_runs where status in ('pending', 'running', 'waiting')"
         )
@@ -399,6 +400,9 @@ class World:
             ended = str(run.error) if run.status == "failed" else run.output
             if ended != self.expected[run_id]:
                 self.say(f"run {run_id} ({run.job}) ended {run.status}: {run.output} {run.error}")
+            steps = {record.name for record in await client.get_steps(run_id)}
+            if run.status == "completed" and steps != _STEPS[run.job]:
+                self.say(f"run {run_id} ({run.job}) completed with the checkpoints {steps}")
             if run_id in self.watched:
                 last = self.database.execute(
                     "select max(seq) from durably_journal where run_id = ?", (run_id,)
@@ -462,6 +466,13 @@ def _jobs(world: World) -> list[Job]:
 
     jobs = {"line": line, "fan": fan, "flaky": flaky, "doomed": doomed}
     return [define(name, fn) for name, fn in jobs.items()]
+
+
+_STEPS = {
+    "line": {"s0", "s1", "s2", "s3"},
+    "fan": {"f0", "f1", "f2", "last"},
+    "flaky": {"flaky", "long"},
+}
 
 
 def _expected(job: str, n: int) -> object:

@@ -95,6 +95,7 @@ class SQLiteStore(Store):
     def _connect_reader(self) -> sqlite3.Connection:
         connection = self._configure(self._open_connection())
         connection.execute("pragma query_only = 1")
+        connection.execute("pragma cache_size = -2000")
         return connection
 
     def _open_connection(self) -> sqlite3.Connection:
