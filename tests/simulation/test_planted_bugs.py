@@ -122,4 +122,4 @@ def test_waking_without_asking_whose_run_it_is_is_caught(monkeypatch):
         return
 
     monkeypatch.setattr(execution.Execution, "_make_sure", trusting)
-    assert _caught()
+    assert _caught(mix=("fan",))
