@@ -28,7 +28,7 @@ logger = logging.getLogger("durably")
 
 _HAND_BACK = 5.0  # seconds that an interrupted run has to end before it is handed back without it
 _CLOCK_JUMP = 1.0  # seconds between wall and monotonic clock that count as a jump
-_CHORES = 60.0  # seconds between two purges of old runs
+_CHORES = 60.0  # seconds between two purges of old runs, and two looks for a clock set back
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,7 @@ class Worker:
 
     async def _bury_dead(self) -> None:
         """A restart need not wait for the leases of a process that is provably dead."""
+        await self._hurry()
         for owner in await self._store.owners(list(self._jobs), self._runtime.now()):
             if owner != self._options.name and self._is_dead(owner):
                 expired = await self._store.expire(owner, list(self._jobs), self._runtime.now())
@@ -227,9 +228,17 @@ class Worker:
 
     async def _do_chores(self) -> None:
         now = self._runtime.monotonic()
-        if self._chore is not None and now - self._chores_at >= _CHORES:
-            self._chores_at = now
+        if now - self._chores_at < _CHORES:
+            return
+        self._chores_at = now
+        await self._hurry()
+        if self._chore is not None:
             await self._chore()
+
+    async def _hurry(self) -> None:
+        """A clock that was set back must not make anybody wait until it is there again."""
+        lease = round(10 * self._options.stale_threshold * 1000)
+        await self._store.hurry(list(self._jobs), self._runtime.now(), lease)
 
     # -- executing
 

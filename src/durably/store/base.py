@@ -183,6 +183,10 @@ class Store(ABC):
         """End the leases of an owner that is known to be dead; the ids of its runs."""
 
     @abstractmethod
+    async def hurry(self, jobs: Sequence[str], now: int, lease: int) -> None:
+        """If the clock was set back: what it has put off is due now, and leases end soon."""
+
+    @abstractmethod
     async def owners(self, jobs: Sequence[str], now: int) -> list[str]:
         """Who holds leases of these jobs' runs."""
 

@@ -76,6 +76,19 @@ returning id
 select distinct lease_owner from durably_runs
  where job = :job and due_at > :now and due_at < {parked} and status = 'running'
 
+-- is_put_off
+-- Whether a job has a run that was touched in the future: then the clock was set back since.
+select 1 from durably_runs
+ where job = :job and due_at > :now and due_at < {parked} and updated_at > :now + 1000
+ limit 1
+
+-- hurry
+-- Such runs need not wait until the clock is there again. A live holder renews its lease by then.
+update durably_runs
+   set due_at = :now + case when status = 'running' then :lease else 0 end, updated_at = :now
+ where job = :job and due_at > :now and due_at < {parked} and updated_at > :now + 1000
+   and (status = 'pending' or status = 'running' and due_at > :now + :lease)
+
 -- record
 -- The holder's own line in the journal (a step's end, a log line), under the fence.
 insert into durably_journal (run_id, seq, at, type, step, step_index, attempt, started_at, data)

@@ -348,6 +348,20 @@ def expire(owner: str, jobs: Sequence[str], now: int) -> Transaction[list[str]]:
     return expired
 
 
+def any_put_off(jobs: Sequence[str], now: int) -> Transaction[bool]:
+    """Whether the clock was set back since one of these jobs' runs was touched."""
+    for job in jobs:
+        if (yield "is_put_off", {"job": job, "now": now}):
+            return True
+    return False
+
+
+def hurry(jobs: Sequence[str], now: int, lease: int) -> Transaction[None]:
+    """After the clock was set back: nobody waits until it is there again."""
+    for job in jobs:
+        yield "hurry", {"job": job, "now": now, "lease": lease}
+
+
 def owners(jobs: Sequence[str], now: int) -> Transaction[list[str]]:
     """Who holds leases."""
     found: dict[str, None] = {}

@@ -349,6 +349,10 @@ class SQLiteStore(Store):
     async def expire(self, owner: str, jobs: Sequence[str], now: int) -> list[str]:
         return await self._write(lambda _: sql.expire(owner, jobs, now), wakes=True)
 
+    async def hurry(self, jobs: Sequence[str], now: int, lease: int) -> None:
+        if await self._read(lambda: sql.any_put_off(jobs, now)):
+            await self._write(lambda _: sql.hurry(jobs, now, lease), wakes=True)
+
     async def owners(self, jobs: Sequence[str], now: int) -> list[str]:
         return await self._read(lambda: sql.owners(jobs, now))
 
