@@ -22,8 +22,15 @@ class Fleet:
     """Workers that are started again whenever they die, and a caller that triggers."""
 
     def __init__(
-        self, report: Report, where: Path, nursery: Nursery, workers: int, options: dict[str, Any]
+        self,
+        report: Report,
+        where: Path,
+        nursery: Nursery,
+        workers: int,
+        options: dict[str, Any],
+        settings: dict[str, Any] | None = None,
     ) -> None:
+        self.settings = settings or {}
         self.world = World(where)
         self.report, self.nursery = report, nursery
         self.options = {**OPTIONS, **options}
@@ -40,6 +47,7 @@ class Fleet:
                 "orders": orders,
                 "options": {**self.options, "worker": False},
                 "triggers_only": True,
+                **self.settings,
             }
         )
         assert caller.wait() == 0, caller.output()
@@ -48,20 +56,34 @@ class Fleet:
         """Until nothing is left to do."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
-            for i, worker in enumerate(self.workers):
-                if worker is None or not worker.alive():
-                    self._restart(i, worker)
+            self.start()
             if not self._left():
                 return
             time.sleep(0.05)
         self.report.found("stuck", f"runs are left after {patience} s: {self._left()}")
+
+    def start(self) -> None:
+        """Every worker that does not live."""
+        for i, worker in enumerate(self.workers):
+            if worker is None or not worker.alive():
+                self._restart(i, worker)
+
+    def begun(self) -> int:
+        """How many steps began so far."""
+        self.world.new_lines()
+        return self.world.begun.total()
 
     def _restart(self, i: int, dead: Child | None) -> None:
         if dead is not None:
             self.report.faults[f"died {dead.process.returncode}"] += 1
             self.nursery.bury(dead)
         self.workers[i] = self.nursery.spawn(
-            {"role": "work", "folder": str(self.world.folder), "options": self.options}
+            {
+                "role": "work",
+                "folder": str(self.world.folder),
+                "options": self.options,
+                **self.settings,
+            }
         )
 
     def _left(self) -> list[str]:
