@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 
 from .cases import cases
@@ -16,6 +18,7 @@ from .runner import measure
 def main() -> None:
     """Install what is missing, measure, print."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that no driver is left
     began = time.monotonic()
     peers = find_peers(options.peers.split(","))
     chosen = [

@@ -100,11 +100,9 @@ def table(results: Results, peers: Mapping[str, Peer]) -> str:
 
 
 def _cell(results: Results, row: Row, column: str) -> str:
-    if (row.case, column) in results.failures:
-        return "failed"
     value = results.median(row.case, column, row.key)
     if value is None:
-        return ""
+        return "failed" if (row.case, column) in results.failures else ""
     return f"{value:,.{row.digits}f}{' ?' if results.noise(row.case, column) > NOISE else ''}"
 
 
