@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import suppress
 
 from .codec import load_json
-from .errors import RunNotFoundError
+from .errors import ClosedError, RunNotFoundError
 from .events import AnyEvent, RunProgress, event_from_row
 from .models import RunRow, progress_from_json
 from .runtime import Runtime, to_datetime
@@ -102,7 +102,6 @@ class Feed:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
                 await self._looking
-            self._looking = None
 
     async def subscribe(self, run_id: str, after: int = 0) -> AsyncGenerator[AnyEvent, None]:
         """A run's events: the journal after a number, then live, until the run is over."""
@@ -161,6 +160,10 @@ class Feed:
                     raise RunNotFoundError(run_id)
                 if Status(row.status).is_final:
                     return row
+                if self._closed:
+                    raise ClosedError(
+                        f"stopped while waiting for run {run_id}, which is {row.status}"
+                    )
                 while (event := await watcher.next()) is not None and not event.is_final:
                     pass
         finally:
@@ -187,13 +190,15 @@ class Feed:
     async def _look_around(self) -> None:
         """While somebody watches: has another process committed something?"""
         seen = -1
-        while self._watchers:
-            changed = await self._store.changed()
-            if changed != seen:
-                seen = changed
-                self.rung()
-            await self._runtime.sleep(LOOK)
-        self._looking = None
+        try:
+            while self._watchers:
+                changed = await self._store.changed()
+                if changed != seen:
+                    seen = changed
+                    self.rung()
+                await self._runtime.sleep(LOOK)
+        finally:  # the next watcher starts another
+            self._looking = None
 
 
 def _progress_event(row: RunRow) -> RunProgress:

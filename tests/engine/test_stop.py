@@ -1,0 +1,46 @@
+"""Stopping: nobody waits for ever for an instance that is closed."""
+
+import asyncio
+
+import pytest
+
+from durably import Step
+from durably.errors import ClosedError
+
+
+async def test_a_waiter_is_told_when_the_instance_stops(make):
+    durably = await make()
+
+    @durably.job("slow")
+    async def slow(step: Step) -> None:
+        await asyncio.sleep(60)
+
+    run = await slow.trigger()
+    waiting = asyncio.create_task(durably.wait(run))
+    watching = asyncio.create_task(_collect(durably, run.id))
+    await asyncio.sleep(0.1)
+    await durably.stop(0)
+    with pytest.raises(ClosedError):
+        async with asyncio.timeout(10):
+            await waiting
+    async with asyncio.timeout(10):
+        assert (await watching)[0] == "run:trigger"
+
+
+async def _collect(durably, run_id):
+    return [event.type async for event in durably.subscribe(run_id)]
+
+
+async def test_calls_after_the_stop_say_what_to_do(make):
+    durably = await make()
+    await durably.stop()
+    with pytest.raises(ClosedError, match="init"):
+        await durably.get_runs()
+    await durably.init()
+    assert await durably.get_runs() == []
+
+
+async def test_stopping_twice_is_fine(make):
+    durably = await make()
+    await durably.stop()
+    await durably.stop()
