@@ -18,6 +18,7 @@ from .runtime import Runtime
 
 _DUE, _JOURNAL = b"d", b"j"
 _PAUSE = 0.01  # seconds between two rings that only watchers want to hear
+_OLD = 3600.0  # seconds after which nobody asks any more whether a bell's process is dead
 _MAX_PATH = 100  # a socket's path may have 104 bytes on some platforms, 108 on others
 
 
@@ -48,6 +49,7 @@ class Bell:
             bell.close()
             return False
         self._socket = bell
+        self._sweep()
         return True
 
     def take_down(self) -> None:
@@ -72,9 +74,13 @@ class Bell:
                 names = os.listdir(self._directory)  # noqa: PTH208
                 self._others = [n for n in names if n.endswith(".bell") and n != self.name]
                 self._listed_at = changed
-        for other in self._others:
-            with suppress(OSError):
+        for other in self._others.copy():
+            try:
                 self._socket.sendto(_DUE if due else _JOURNAL, self._path(other))
+            except ConnectionRefusedError:
+                self._others.remove(other)
+            except OSError:
+                continue
 
     def is_dead(self, owner: str) -> bool:
         """True when the owner's process provably is no more; False when that cannot be told."""
@@ -83,12 +89,18 @@ class Bell:
         try:
             self._socket.sendto(_JOURNAL, self._path(owner))
         except ConnectionRefusedError:
-            with suppress(OSError):
-                (self._directory / owner).unlink()
             return True
         except OSError:
             return False
         return False
+
+    def _sweep(self) -> None:
+        """Remove the bells of the long dead; those of the others prove that their leases are void."""
+        for bell in self._directory.glob("*.bell"):
+            with suppress(OSError):
+                age = self._runtime.now() / 1000 - bell.stat().st_mtime
+                if age > _OLD and self.is_dead(bell.name):
+                    bell.unlink()
 
     def _listen(self, bell: socket.socket, heard: Callable[[bool], None]) -> None:
         rung = b""

@@ -66,9 +66,11 @@ update durably_runs set due_at = :due_at, updated_at = :now
 returning id
 
 -- expire
--- The owner is known to be dead: its leases end now, or a little later where that happened before.
+-- The owner is known to be dead: its leases end now, or a little later where that happened before;
+-- never later than they would anyway.
 update durably_runs set due_at = :due_at + case when recoveries > 8 then 600 else (1 << cast(recoveries as integer)) - 1 end * 1000
  where job = :job and due_at > :due_at and due_at < {parked} and lease_owner = :owner and status = 'running'
+   and due_at > :due_at + case when recoveries > 8 then 600 else (1 << cast(recoveries as integer)) - 1 end * 1000
 returning id
 
 -- owners
