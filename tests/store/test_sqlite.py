@@ -323,3 +323,18 @@ async def test_what_waits_is_written_before_the_close(tmp_path):
     await asyncio.sleep(0)
     await store.close()
     assert all(created for ((_, created),) in await asyncio.gather(*waiting))
+
+
+async def test_a_close_does_not_wait_for_ever_for_its_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr("durably.store.writer._LAST_PATIENCE", 0.2)
+    store = await opened(tmp_path / "a.db")
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("begin immediate")
+    waiting = asyncio.ensure_future(store.enqueue([run(1)], 1))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(10):
+        await store.close()
+    with pytest.raises(ClosedError, match="was closed"):
+        await waiting
+    other.execute("rollback")
+    other.close()

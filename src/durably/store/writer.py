@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 # Seconds between tries: while others write, and while the storage is in trouble.
 _FIRST_DELAY, _BUSY_DELAY, _TROUBLE_DELAY = 0.001, 0.02, 2.0
+_LAST_PATIENCE = 10.0  # seconds that a close waits for others to let it write
 _TROUBLE_AFTER = 5.0  # seconds for which a busy file is no trouble yet
 _SLOW_COMMIT = 0.001  # seconds; after a slower one, let the tasks just woken join the next
 _OPERATION_COST = 0.00005  # seconds of an operation's own work, which is not the disk's
@@ -212,7 +213,10 @@ class Writer:
         ended: asyncio.Future[None] = loop.create_future()
         self._ended = lambda: loop.call_soon_threadsafe(ended.set_result, None)
         self._queue.put(None)
-        await ended
+        done, _ = await asyncio.wait([ended], timeout=_LAST_PATIENCE)
+        if not done:
+            self._stopping.set()
+            await ended
         self._thread.join()
 
     # -- on the loop
