@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,24 @@ def build(config: dict[str, Any], effects: Effects) -> tuple[Durably, faults.Pla
     return instance, plan
 
 
+def effects_of(config: dict[str, Any]) -> Path:
+    """Where the effects file is."""
+    return Path(config.get("effects") or Path(config["folder"]) / "effects")
+
+
+def limit_files(config: dict[str, Any]) -> None:
+    """For a while, no file may grow beyond so many bytes."""
+    if "file_limit" in config:
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (config["file_limit"], most))
+        lift = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
+        asyncio.get_running_loop().call_later(config["limit_for"], lift)
+
+
 async def work(config: dict[str, Any]) -> None:
     """A worker that also triggers runs, until it is killed, told to stop, or all is done."""
-    effects = Effects(Path(config["folder"]) / "effects")
+    effects = Effects(effects_of(config))
+    limit_files(config)
     instance, _ = build(config, effects)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -93,8 +110,8 @@ async def drive(config: dict[str, Any]) -> None:
     for case in config["cases"]:
         folder = Path(case["folder"])
         folder.mkdir(exist_ok=True)
-        effects = Effects(folder / "effects")
         settings = {**config, **case}
+        effects = Effects(effects_of(settings))
         instance, plan = build(settings, effects)
         started = time.monotonic()
         try:

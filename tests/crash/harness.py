@@ -69,10 +69,18 @@ class Child:
 
     def go(self, config: dict[str, Any]) -> None:
         """Once it is loaded, give it its orders."""
-        assert self.process.stdin is not None
+        self.ready()
+        self.tell(config)
+
+    def ready(self) -> None:
+        """Wait until it is loaded."""
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "warm\n":
             raise Hang(f"the child did not start:\n{self.output()}")
+
+    def tell(self, config: dict[str, Any]) -> None:
+        """Give it its orders."""
+        assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(config) + "\n")
         self.process.stdin.flush()
 

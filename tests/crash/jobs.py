@@ -20,6 +20,7 @@ from .oracle import Effects
 Order = dict[str, Any]
 """What a run is to do:
 
+weight          how many characters a step's value has on top
 steps, ms       how many steps, and the longest that a body takes
 chat            write progress and log lines
 flaky           steps 1 and 3 fail at their first try in each process
@@ -41,7 +42,7 @@ class Bodies:
 
     def begin(self, i: int) -> dict[str, Any]:
         """The effect; then whatever harm was ordered."""
-        value = {"i": i, "nonce": uuid4().hex[:12]}
+        value = {"i": i, "nonce": uuid4().hex[:12], "pad": "x" * self.order.get("weight", 0)}
         self.effects.write("begin", self.step.run_id, i, self.step.attempt, value["nonce"])
         if self.order.get("flaky") and i in (1, 3):
             self._fail_once(i)

@@ -119,14 +119,16 @@ class World:
     """A database, its effects file, and everything found wrong between them so far."""
 
     folder: Path
-    parallel_steps: bool = False
-    """True where the steps of one run do not follow each other in the order of their names."""
+    apart: Path | None = None
+    """The effects file, where it is not beside the database."""
     wrong: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     begun: Counter[tuple[str, str]] = field(default_factory=Counter)
     bodies: dict[str, int] = field(default_factory=dict)
     """The attempt that came to each value."""
+    attempts: set[tuple[str, int]] = field(default_factory=set)
+    """Run and attempt of each body."""
     endings: set[tuple[str, int]] = field(default_factory=set)
     """Run and attempt of each job that returned."""
     acked: dict[str, str] = field(default_factory=dict)
@@ -143,7 +145,7 @@ class World:
 
     @property
     def effects(self) -> Path:
-        return self.folder / "effects"
+        return self.apart or self.folder / "effects"
 
     @property
     def steps(self) -> int:
@@ -183,6 +185,7 @@ class World:
             step = (line.words[0], line.words[1])
             self.begun[step] += 1
             self.bodies[line.words[3]] = int(line.words[2])
+            self.attempts.add((line.words[0], int(line.words[2])))
             if step in self._committed:
                 self.found("begun_after_commit", f"{line} was committed before")
         elif line.kind == "ending":
@@ -353,7 +356,8 @@ class World:
                 self.found("changed", f"{run_id}: output {row['output']}, kept {kept}")
             ends = [line for line in now.journal[run_id] if line.type == "run:complete"]
             said = json.loads(row["progress"] or "{}").get("message")
-            if said and said != f"attempt {ends[0].attempt}":
+            spoke = (run_id, ends[0].attempt) in self.attempts
+            if said and spoke and said != f"attempt {ends[0].attempt}":
                 self.found("stale_accepted", f"{run_id}: progress {said}, ended in {ends[0]}")
             if len(ends) != 1:
                 self.found("duplicated", f"{run_id} completed {len(ends)} times")

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from durably import Durably, Run, Status, Trigger
-from durably.errors import RunConflictError, RunFailedError, RunNotFoundError
+from durably.errors import (
+    RunConflictError,
+    RunFailedError,
+    RunNotFoundError,
+    StorageUnavailableError,
+)
 
 from .faults import Plan
 from .oracle import Effects
@@ -201,6 +206,20 @@ PROGRAMS: dict[str, Callable[[Caller], Awaitable[None]]] = {
 }
 
 
+async def call_until_refused(caller: Caller) -> None:
+    """Trigger until the storage cannot take any more; it must say so, in time."""
+    await caller.open()
+    for number in range(10_000):
+        try:
+            await caller.trigger("async", {"steps": 1, "pad": "x" * 2000}, f"more{number}")
+        except StorageUnavailableError as error:
+            caller.effects.write("unavailable", str(error).replace(" ", "_"))
+            return
+
+
+CALLS = {"call-until-refused": call_until_refused}
+
+
 async def play(name: str, *world: Any) -> None:
     """Run a caller's program by name."""
-    await PROGRAMS[name](Caller(*world))
+    await (PROGRAMS | CALLS)[name](Caller(*world))

@@ -2,16 +2,19 @@
 
 import pytest
 
+from tests.tier import by_tier
+
 from . import crash_points
 from .scenarios import PROGRAMS
 
 WITHOUT_A_WORKER = [name for name in PROGRAMS if name in crash_points.DIES_BY_ITSELF]
-STRIDES = {"beating": 4, "chatty-sync": 3, "flaky": 2}
+STRIDES = {"beating": 4, "chatty-sync": 3, "flaky": 2}  # of those that are much like another
+QUICK = by_tier(quick=6, ci=1, soak=1)
 
 
 @pytest.mark.parametrize("scenario", [name for name in PROGRAMS if name not in WITHOUT_A_WORKER])
 def test_death_at_each_statement(scenario: str) -> None:
-    crash_points.run([scenario], errors=False, stride=STRIDES.get(scenario, 1)).check()
+    crash_points.run([scenario], errors=False, stride=QUICK * STRIDES.get(scenario, 1)).check()
 
 
 @pytest.mark.parametrize("scenario", [name for name in PROGRAMS if name not in WITHOUT_A_WORKER])

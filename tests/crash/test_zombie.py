@@ -2,11 +2,13 @@
 
 import pytest
 
+from tests.tier import by_tier
+
 from . import zombie
 
 
 def test_zombies() -> None:
-    report = zombie.run(cycles=30, seed=7)
+    report = zombie.run(cycles=by_tier(quick=8, ci=30, soak=300), seed=7)
     report.check()
     assert report.recovery, "no run was taken over"
 

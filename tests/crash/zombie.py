@@ -1,6 +1,6 @@
 """T3: a worker is stopped beyond its lease, another takes its runs over, the first wakes up.
 
-    python -m tests.crash.zombie --cycles 100 --seed 7
+python -m tests.crash.zombie --cycles 100 --seed 7
 """
 
 from __future__ import annotations

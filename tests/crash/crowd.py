@@ -1,0 +1,154 @@
+"""T9: many processes on one file, now and then one of them is killed.
+
+python -m tests.crash.crowd --processes 8 --runs 250 --kills 40 --seed 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from .harness import HANG, Child, Nursery, Report, folder, main
+from .oracle import World
+
+MOST_WAL = 64_000_000  # bytes
+ORDERS = [{"steps": 5}, {"steps": 5, "ms": 5}, {"steps": 5, "ms": 10, "chat": True}]
+
+
+class Crowd:
+    """Workers that all trigger runs of their own, and all execute whatever is due."""
+
+    def __init__(
+        self, report: Report, where: Path, nursery: Nursery, processes: int, runs: int
+    ) -> None:
+        self.world = World(where)
+        self.report, self.nursery = report, nursery
+        self.share = -(-runs // processes)
+        self.workers: dict[str, Child] = {}
+        for i in range(processes):
+            self.start(f"p{i}-")
+
+    def start(self, prefix: str) -> None:
+        done = sum(key.startswith(prefix) for key in self.world.acked)
+        self.workers[prefix] = self.nursery.spawn(self.config(prefix, done))
+
+    def config(self, prefix: str, done: int, **more: Any) -> dict[str, Any]:
+        return {
+            "role": "work",
+            "folder": str(self.world.folder),
+            "prefix": prefix,
+            "next_key": done,
+            "last_key": self.share,
+            "active": 1000,
+            "orders": ORDERS,
+            "keep_logs": True,
+            "options": {
+                "max_concurrent_runs": 4,
+                "max_recoveries": 1000,
+                "polling_interval": 0.2,
+                "heartbeat_interval": 0.5,
+                "stale_threshold": 3.0,
+            },
+            **more,
+        }
+
+    def kill(self, prefix: str) -> None:
+        child = self.workers[prefix]
+        child.kill()
+        self.report.faults["SIGKILL"] += 1
+        self.bury(child)
+        self.world.new_lines()
+        self.start(prefix)
+
+    def bury(self, child: Child) -> None:
+        output = child.output()
+        if "locked" in output or "Traceback" in output:
+            self.report.found("locked" if "locked" in output else "died", output[-2000:])
+        self.nursery.bury(child)
+
+    def is_done(self) -> bool:
+        now = self.world.look(dead=False)
+        wal = Path(f"{self.world.database}-wal")
+        size = wal.stat().st_size if wal.exists() else 0
+        self.report.extra["wal_mb"] = max(self.report.extra.get("wal_mb", 0.0), size / 1e6)
+        if size > MOST_WAL:
+            self.report.found("wal", f"{size} bytes")
+        for child in self.workers.values():
+            if not child.alive():
+                self.report.found("died", child.output()[-2000:])
+        wanted = self.share * len(self.workers)
+        over = [r for r in now.runs.values() if r["status"] in ("completed", "failed")]
+        return len(over) == wanted
+
+
+def run(processes: int = 8, runs: int = 250, kills: int = 40, seed: int = 7) -> Report:
+    """All processes together, until every run is over."""
+    report = Report("crowd", seed, {"processes": processes, "runs": runs, "kills": kills})
+    chance = random.Random(seed)
+    started = time.monotonic()
+    with folder("crowd") as where, Nursery(ahead=2) as nursery:
+        crowd = Crowd(report, where, nursery, processes, runs)
+        end = time.monotonic() + 3 * HANG
+        done = False
+        while not (done and report.faults["SIGKILL"] >= kills) and time.monotonic() < end:
+            if report.faults["SIGKILL"] < kills:
+                time.sleep(chance.uniform(0, 0.3))
+                crowd.kill(chance.choice(list(crowd.workers)))
+            else:
+                time.sleep(0.1)
+            done = crowd.is_done()
+        if not done:
+            report.found("stuck", "runs are left")
+        for child in list(crowd.workers.values()):
+            child.kill()
+            crowd.bury(child)
+        now = crowd.world.look()
+        crowd.world.check_order(now)
+        crowd.world.check_completed(now)
+        if len(now.runs) != crowd.share * processes:
+            report.found("lost", f"{len(now.runs)} runs of {crowd.share * processes}")
+        report.take(crowd.world)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def race(processes: int, rounds: int) -> Report:
+    """A file that is not there, opened by many at once."""
+    report = Report("race", options={"processes": processes, "rounds": rounds})
+    started = time.monotonic()
+    for _ in range(rounds):
+        with folder("race") as where, Nursery(ahead=processes - 1) as nursery:
+            world = World(where)
+            config = {
+                "role": "work", "folder": str(where), "active": 100, "last_key": 2,
+                "until_done": True, "options": {"polling_interval": 0.1},
+            }  # fmt: skip
+            children = [nursery.take() for _ in range(processes)]
+            for child in children:
+                child.ready()
+            for i, child in enumerate(children):
+                child.tell({**config, "prefix": f"p{i}-"})
+            for child in children:
+                if code := child.wait():
+                    report.found("died", f"exit {code}: {child.output()[-2000:]}")
+                elif "locked" in (output := child.output()):
+                    report.found("locked", output[-2000:])
+            now = world.look()
+            world.check_completed(now)
+            if len(now.runs) != 2 * processes:
+                report.found("lost", f"{len(now.runs)} runs of {2 * processes}")
+            report.take(world)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=7)
+    main(run, parser)
