@@ -119,6 +119,10 @@ update durably_runs
  where id = :run_id and status in ({sources}) {fence}
 returning *
 
+-- moved
+-- The line of a move whose outcome is unknown.
+select seq from durably_journal where run_id = :run_id and type = :type and at = :at order by seq desc limit 1
+
 -- append
 -- A change of state's line in the journal; the row is locked by the transition before it.
 insert into durably_journal (run_id, seq, at, type, attempt, started_at, data)

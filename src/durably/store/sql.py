@@ -314,6 +314,12 @@ def move(
     run_id: str, transition: Transition, now: int, *, replay: bool = False
 ) -> Transaction[tuple[RunRow, int]]:
     """An unfenced row of the table (cancel, retry)."""
+    if replay:
+        # Was it done after all? Then the run may be anywhere by now, and must not be moved again.
+        done = yield "moved", {"run_id": run_id, "type": transition.event, "at": now}
+        found = yield "run", {"run_id": run_id}
+        if done and found:
+            return RunRow._make(found[0]), done[0][0]
     final = transition.target in FINAL
     settlement = Settlement(now, due_at=None if final else now)
     rows = yield (
@@ -332,10 +338,7 @@ def move(
         found = yield "run", {"run_id": run_id}
         if not found:
             raise RunNotFoundError(run_id)
-        row = RunRow._make(found[0])
-        if replay and row.status == transition.target:
-            return row, 0
-        raise RunConflictError(run_id, transition.name, row.status)
+        raise RunConflictError(run_id, transition.name, RunRow._make(found[0]).status)
     return (yield from _moved(RunRow._make(rows[0]), transition, settlement))
 
 
