@@ -28,7 +28,7 @@ def main() -> None:
     ]
     repeat = options.repeat or (1 if options.quick else 3)
     print(header(peers, repeat, options.quick), end="\n\n", flush=True)
-    results = measure(chosen, peers, repeat)
+    results = measure(chosen, peers, repeat, patience=30 if options.quick else 200)
     print(table(results, peers), end="\n\n")
     print(targets(results), end="\n\n")
     print(noise(results))

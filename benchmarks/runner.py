@@ -21,7 +21,6 @@ from .peers import HERE, ROOT, Peer
 _TIMEOUT = 150.0
 _DATA = HERE / "data"
 _TRIES = 3
-_DEADLINE = 200.0  # seconds after which nothing is measured again for the sake of quiet
 
 NOISE = 0.3
 """Cores that other processes may use before a measurement counts as disturbed."""
@@ -47,12 +46,17 @@ class Results:
         return statistics.median(values) if values else None
 
 
-def measure(cases: Sequence[Case], peers: Mapping[str, Peer], repeat: int) -> Results:
-    """All cases, ``repeat`` times over; neighbours in time are what is compared."""
+def measure(
+    cases: Sequence[Case], peers: Mapping[str, Peer], repeat: int, patience: float
+) -> Results:
+    """All cases, ``repeat`` times over; neighbours in time are what is compared.
+
+    After ``patience`` seconds nothing is measured again for the sake of quiet.
+    """
     shutil.rmtree(_DATA, ignore_errors=True)
     _DATA.mkdir(parents=True)
     results = Results()
-    deadline = time.monotonic() + _DEADLINE
+    deadline = time.monotonic() + patience
     slow_fsync = _build_slow_fsync(results) if any(case.slow_fsync for case in cases) else None
     try:
         for repetition in range(repeat):
