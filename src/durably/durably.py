@@ -335,6 +335,7 @@ class Durably(Emitter):
 
     def _heard(self, due: bool) -> None:
         """Another process rang."""
+        self._store.tidy()
         if due and self._worker is not None:
             self._worker.wake()
         if self._feed is not None:
@@ -508,6 +509,8 @@ class Durably(Emitter):
     async def enqueue(self, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
         """Store checked runs and tell of them; each row, and whether it is new."""
         self._check_loop()
+        if self._worker is not None:
+            self._worker.wake()  # already: an idle worker's claim then joins the same commit
         enqueued = await self._store.enqueue(new, self._runtime.now())
         if self._listeners:
             for row, created in enqueued:

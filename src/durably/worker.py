@@ -68,7 +68,7 @@ class Worker:
         self._stopping = self._claiming = False
         self._cancelled: set[str] = set()  # while a claim is under way
         self._main: asyncio.Task[None] | None = None
-        self._chores_at = float("-inf")
+        self._chores_at = self._looked_at = float("-inf")
         self._clock_offset: float | None = None
         self._no_takeover_before = float("-inf")
         self._loop = asyncio.get_running_loop()
@@ -193,10 +193,14 @@ class Worker:
 
     async def _sleep(self) -> None:
         """Until somebody wakes us, or the next poll finds something due."""
-        if await self._pause():
+        woken, now = await self._pause(), self._runtime.monotonic()
+        if woken and now - self._looked_at < self._options.polling_interval:
             return
+        self._looked_at = now
         await self._store.look_after()
         await self._do_chores()
+        if woken:
+            return
         if self._busy < self._options.max_concurrent_runs and await self._store.any_due(
             list(self._jobs), self._runtime.now()
         ):

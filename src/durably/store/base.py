@@ -106,6 +106,10 @@ class Store(ABC):
     have become due."""
 
     @abstractmethod
+    def tidy(self) -> None:
+        """Others have written: do what is this process's part in the upkeep. Must not wait."""
+
+    @abstractmethod
     async def open(self) -> None:
         """Connect, and check that the database can be used."""
 
@@ -130,7 +134,7 @@ class Store(ABC):
         """Whether a worker that knows these jobs is wanted."""
 
     @abstractmethod
-    async def claim(
+    def claim(
         self,
         jobs: Sequence[str],
         owner: str,
@@ -140,7 +144,7 @@ class Store(ABC):
         *,
         takeover: bool,
         suspects: bool = True,
-    ) -> Claims:
+    ) -> Awaitable[Claims]:
         """Take up to ``limit`` due runs for ``lease`` milliseconds; lapsed ones only if ``takeover``.
 
         Of those that lapsed twice without a step, one at most, and only if ``suspects``.

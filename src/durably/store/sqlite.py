@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -25,6 +27,7 @@ DIALECT = sql.Dialect(
 _HEAVY_BATCH = 20  # runs
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
 _CHECKPOINT_PAGES = 4000  # the net; the writer checkpoints about every thousand
+_LONG_LOG = 8_000_000  # bytes: then other processes wrote more than the checkpointer did
 _AUTOCHECKPOINT = f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}"
 
 Durability = Literal["full", "process"]
@@ -117,6 +120,7 @@ class SQLiteStore(Store):
             connection.execute(f"pragma synchronous = {level}")
             pages = _CHECKPOINT_PAGES if self._exclusive else 0
             connection.execute(f"pragma wal_autocheckpoint = {pages}")
+            connection.execute(f"pragma journal_size_limit = {_LONG_LOG}")
             connection.execute("pragma cache_size = -8000")  # kilobytes
         except BaseException:
             connection.close()
@@ -209,6 +213,14 @@ class SQLiteStore(Store):
         if self._checkpointer and not self._checkpointer.elected and self._checkpointer.try_elect():
             self._open_writer().checkpoints = True
             await self._write(lambda _: sql.one(_AUTOCHECKPOINT, {}))
+        self.tidy()
+
+    def tidy(self) -> None:
+        if self._writer is not None and self._writer.checkpoints:
+            with suppress(OSError):
+                length = os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - at every ring
+                if length > _LONG_LOG:
+                    self._writer.tidy(length)
 
     # -- driving transactions
 
@@ -288,7 +300,7 @@ class SQLiteStore(Store):
     async def any_due(self, jobs: Sequence[str], now: int) -> bool:
         return await self._read(lambda: sql.any_due(jobs, now))
 
-    async def claim(
+    def claim(
         self,
         jobs: Sequence[str],
         owner: str,
@@ -298,10 +310,10 @@ class SQLiteStore(Store):
         *,
         takeover: bool,
         suspects: bool = True,
-    ) -> Claims:
+    ) -> asyncio.Future[Claims]:
         token = self._runtime.token()
         ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
-        return await self._write(lambda replay: sql.claim(ask, replay=replay), wakes=False)
+        return self._write(lambda replay: sql.claim(ask, replay=replay), wakes=False)
 
     def renew(
         self,

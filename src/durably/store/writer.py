@@ -36,6 +36,8 @@ _SLOW_COMMIT = 0.001  # seconds; after a slower one, let the tasks just woken jo
 _OPERATION_COST = 0.00005  # seconds of an operation's own work, which is not the disk's
 _QUICK_COMMITS, _SLOW_COMMITS = 16, 2  # in a row: then the loop commits itself, or no longer does
 _CHECKPOINT_EVERY = 250  # operations: about a thousand pages of the log
+_TIDY_EVERY = 0.25  # seconds between two looks at what other processes have written
+_TOO_LONG = 32_000_000  # bytes of the log
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PASSING = frozenset(
     {
@@ -129,6 +131,7 @@ class Writer:
         self._inline = not runtime.threads
         self._written = self._data_version = 0
         self._trouble_at: float | None = None
+        self._tidied_at, self._length = float("-inf"), 0
         self.checkpoints = False
         """True when this writer is the one that writes the log back into the file."""
         self.trouble: str | None = None
@@ -325,11 +328,22 @@ class Writer:
         if regroup and by_loop:
             self._regrouped.wait(_SLOW_COMMIT)
 
+    def tidy(self, length: int) -> None:
+        """The log is long, and that by other processes' writes: write it back soon, too."""
+        now = self._runtime.monotonic()
+        if self.checkpoints and self._thread and now - self._tidied_at >= _TIDY_EVERY:
+            self._tidied_at, self._length = now, length
+            self._written += _CHECKPOINT_EVERY
+            self._queue.put([])
+
     def _checkpoint(self) -> None:
         """Write the log back into the file; the loop does not wait for it."""
         self._written = 0
         with self._using, contextlib.suppress(sqlite3.Error):
-            self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
+            # While others write on and on, only a pause for them lets the log begin anew.
+            mode = "restart" if self._length > _TOO_LONG else "passive"
+            self._length = 0
+            self._connection.execute(f"pragma wal_checkpoint({mode})").fetchall()
 
     # -- a batch, wherever it is committed
 
