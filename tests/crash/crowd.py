@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .harness import HANG, Child, Nursery, Report, folder, main
+from .harness import HANG, Child, Nursery, Report, folder, main, until
 from .oracle import World
 
 MOST_WAL = 64_000_000  # bytes
@@ -111,6 +111,38 @@ def run(processes: int = 8, runs: int = 250, kills: int = 40, seed: int = 7) -> 
         if len(now.runs) != crowd.share * processes:
             report.found("lost", f"{len(now.runs)} runs of {crowd.share * processes}")
         report.take(crowd.world)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def idle_checkpointer(runs: int) -> Report:
+    """The process whose part it is to write the log back has nothing to do; another has much."""
+    report = Report("idle_checkpointer", options={"runs": runs})
+    started = time.monotonic()
+    with folder("wal") as where, Nursery() as nursery:
+        world = World(where)
+        config = {"role": "work", "folder": str(where)}
+        nursery.spawn({**config, "options": {"worker": False}})
+        until(world.new_lines, "the first process does not open the file")
+        busy = nursery.spawn(
+            {
+                **config, "active": 50, "last_key": runs, "until_done": True,
+                "orders": [{"steps": 5, "weight": 2000}], "options": {"max_concurrent_runs": 20},
+            }
+        )  # fmt: skip
+        longest = 0
+        wal = Path(f"{world.database}-wal")
+        while busy.alive():
+            longest = max(longest, wal.stat().st_size if wal.exists() else 0)
+            time.sleep(0.02)
+        if busy.wait():
+            report.found("died", busy.output()[-2000:])
+        report.extra["wal_mb"] = longest / 1e6
+        if longest > MOST_WAL:
+            report.found("wal", f"{longest} bytes")
+        now = world.look(dead=False)
+        world.check_completed(now)
+        report.take(world)
     report.seconds = time.monotonic() - started
     return report
 
