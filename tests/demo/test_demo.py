@@ -86,14 +86,14 @@ def test_the_whole_library(demo: Demo) -> None:
 
 
 def test_an_interrupted_demo_goes_on(demo: Demo) -> None:
-    words = ("--limit", "120", "--keep")
+    words = ("--limit", "600", "--keep")
     first = demo.start(*words)
     wait_for(lambda: demo.indexed() > 5)
     first.send_signal(signal.SIGINT)
     said, _ = first.communicate(timeout=30)
     assert first.returncode == 130
     assert "The same command goes on from here" in said
-    assert demo.run("--limit", "90")[0] == 1, "other files are another demo"
+    assert demo.run("--limit", "550")[0] == 1, "other files are another demo"
     code, said = demo.run(*words)
     assert code == 0, said
     assert "Going on with the run of before: pending" in said
@@ -104,14 +104,14 @@ def test_an_interrupted_demo_goes_on(demo: Demo) -> None:
 
 
 def test_a_count_that_differs_is_named(demo: Demo) -> None:
-    first = demo.start("--limit", "120")
+    first = demo.start("--limit", "600")
     wait_for(lambda: demo.indexed() > 55)
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=30)
     with closing(sqlite3.connect(demo.place / "index.db")) as connection, connection:
         path = "select min(path) from modules"
         connection.execute(f"update modules set lines = lines + 7 where path = ({path})")
-    code, said = demo.run("--limit", "120")
+    code, said = demo.run("--limit", "600")
     assert code == 1
     assert "WRONG: lines: " in said
     assert "exactly the same" not in said
