@@ -61,8 +61,9 @@ async def test_a_step_is_one_insert_in_one_commit_and_no_select(counted):
     few = dict(await counts(counted, counted.steps.trigger_and_wait(10)))
     many = dict(await counts(counted, counted.steps.trigger_and_wait(110)))
     assert many["insert"] - few["insert"] == 100
-    assert many["commit"] - few["commit"] == 100
-    assert many["begin"] - few["begin"] == 100
+    # The claim may or may not have joined the trigger's commit.
+    assert abs(many["commit"] - few["commit"] - 100) <= 1
+    assert abs(many["begin"] - few["begin"] - 100) <= 1
     assert many.get("select", 0) - few.get("select", 0) <= 1  # a look of the waiting side
     assert many.get("update", 0) == few.get("update", 0)
     assert many.get("savepoint", 0) - few.get("savepoint", 0) <= 1

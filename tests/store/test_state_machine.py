@@ -40,6 +40,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.do(self.store.close())
         self.loop.close()
 
+    async def _claim(self, limit):
+        return await self.store.claim(["job"], "w", self.now, LEASE, limit, takeover=True)
+
     async def _record(self, lease, entry):
         return await self.store.record(lease, entry)
 
@@ -69,7 +72,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(target=leases, limit=st.integers(1, 3))
     def claim(self, limit):
-        taken = self.do(self.store.claim(["job"], "w", self.now, LEASE, limit, takeover=True)).taken
+        taken = self.do(self._claim(limit)).taken
         due = [r for r in self.model.values() if r["due"] is not None and r["due"] <= self.now]
         if not taken:  # what is due is kept from running by its key alone
             assert all(r["key"] and r["status"] != "running" and self._busy(r["key"]) for r in due)
