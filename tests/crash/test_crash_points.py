@@ -8,7 +8,13 @@ from . import crash_points
 from .scenarios import PROGRAMS
 
 WITHOUT_A_WORKER = [name for name in PROGRAMS if name in crash_points.DIES_BY_ITSELF]
-STRIDES = {"beating": 4, "chatty-sync": 3, "flaky": 2}  # of those that are much like another
+STRIDES = {
+    "beating": 6,
+    "chatty": 2,
+    "chatty-sync": 4,
+    "fail-retry": 2,
+    "flaky": 4,
+}  # much like others
 QUICK = by_tier(quick=6, ci=1, soak=1)
 
 
