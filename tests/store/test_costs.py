@@ -66,7 +66,7 @@ async def test_a_step_is_one_insert_in_one_commit_and_no_select(counted):
     assert abs(many["begin"] - few["begin"] - 100) <= 1
     assert many.get("select", 0) - few.get("select", 0) <= 1  # a look of the waiting side
     assert many.get("update", 0) == few.get("update", 0)
-    assert many.get("savepoint", 0) - few.get("savepoint", 0) <= 1
+    assert many.get("savepoint", 0) - few.get("savepoint", 0) <= 4  # not one for each step
 
 
 async def test_concurrent_steps_share_their_commits(counted):
