@@ -214,13 +214,15 @@ class Worker:
         return False
 
     def _may_take_over(self) -> bool:
-        """Not for one lease after the wall clock jumped: leases only look lapsed then."""
+        """Not for one lease after the wall clock jumped, or after nothing could be written: leases
+        only look lapsed then."""
         offset = self._runtime.now() / 1000 - self._runtime.monotonic()
         if self._clock_offset is not None and abs(offset - self._clock_offset) > _CLOCK_JUMP:
             logger.warning("the clock jumped by %+.1f s", offset - self._clock_offset)
             self._no_takeover_before = self._runtime.monotonic() + self._options.stale_threshold
         self._clock_offset = offset
-        return self._runtime.monotonic() >= self._no_takeover_before
+        trouble_over = self._store.troubled_at + self._options.stale_threshold
+        return self._runtime.monotonic() >= max(self._no_takeover_before, trouble_over)
 
     async def _bury_dead(self) -> None:
         """A restart need not wait for the leases of a process that is provably dead."""

@@ -232,6 +232,11 @@ class Store(ABC):
 
     @property
     @abstractmethod
+    def troubled_at(self) -> float:
+        """When the database could last not be written, on the monotonic clock; -inf for never."""
+
+    @property
+    @abstractmethod
     def trouble(self) -> str | None:
         """Why the database cannot be written at the moment, if so."""
 

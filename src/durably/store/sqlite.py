@@ -229,6 +229,12 @@ class SQLiteStore(Store):
         """Why the database cannot be written at the moment, if so."""
         return self._writer.trouble if self._writer else None
 
+    @property
+    def troubled_at(self) -> float:
+        if self._writer is None:
+            return float("-inf")
+        return self._runtime.monotonic() if self._writer.trouble else self._writer.troubled_at
+
     def _committed(self, wakes: bool) -> None:
         if self.on_commit:
             self.on_commit(wakes)
@@ -313,7 +319,12 @@ class SQLiteStore(Store):
     ) -> asyncio.Future[Claims]:
         token = self._runtime.token()
         ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
-        return self._write(lambda replay: sql.claim(ask, replay=replay), wakes=False)
+
+        def make(replay: bool) -> sql.Transaction[Claims]:
+            # After a failed try: what could not be written includes the renewals of live workers.
+            return sql.claim(ask._replace(takeover=False) if replay else ask, replay=replay)
+
+        return self._write(make, wakes=False)
 
     def renew(
         self,

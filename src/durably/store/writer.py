@@ -136,6 +136,8 @@ class Writer:
         """True when this writer is the one that writes the log back into the file."""
         self.trouble: str | None = None
         """Why the last attempt to write failed, while it is being tried again."""
+        self.troubled_at = float("-inf")
+        """When the last trouble ended."""
         self.on_commit: Callable[[bool], None] | None = None
         self.check: Callable[[], None] | None = None
         """Called before a batch; raises when the database must not be written any more."""
@@ -362,6 +364,8 @@ class Writer:
             return None
         except StorageError as error:
             return [Result(operation, None, error) for operation in batch]
+        if self.trouble:
+            self.troubled_at = self._runtime.monotonic()
         self.trouble = self._trouble_at = None
         self._written += len(batch)
         if self.on_commit:
