@@ -12,8 +12,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from ..errors import ConfigurationError, DurablyError, InvalidInputError, StorageError
+from ..terminal import clean
 from .parser import build_parser
-from .show import clean
 from .target import UsageError
 
 __all__ = ["main"]

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from ..terminal import clean
 from . import checks
 from .checks import Finding
-from .show import clean, plain, print_json
+from .show import plain, print_json
 from .target import named_database, open_read_only, path_of
 
 _MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}

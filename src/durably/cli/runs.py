@@ -16,7 +16,8 @@ from ..errors import RunNotFoundError
 from ..events import LogWrite
 from ..job import Job
 from ..models import LogEntry, Run
-from .show import brief, clean, clean_lines, plain, plain_run, print_json, print_table, when
+from ..terminal import clean, clean_lines
+from .show import brief, plain, plain_run, print_json, print_table, when
 from .target import load_durably, named_database, newest_schema, opened, path_of
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -1,34 +1,17 @@
-"""How things look: values as JSON, tables for people, and stored text that cannot steer a terminal."""
+"""How things look: values as JSON, tables for people."""
 
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import Any, cast
 
 from ..models import Run
+from ..terminal import clean
 
-_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, bidirectional, surrogates, breaks
 _CELL = 60  # characters of a value in a table
-
-
-def clean(text: str) -> str:
-    """The text with what a terminal would obey made visible: ``\\x1b`` for an escape."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_visible(c) if unicodedata.category(c) in _UNSAFE else c for c in text)
-
-
-def _visible(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def clean_lines(text: str) -> str:
-    """As ``clean``, keeping line breaks."""
-    return "\n".join(clean(line.expandtabs()) for line in text.splitlines())
 
 
 def when(at: datetime | None) -> str | None:

@@ -21,8 +21,8 @@ from ..job import Job
 from ..models import Run
 from ..plugins import with_log_persistence
 from ..state import Status
-from .bar import Show, open_bar
-from .show import clean, plain_run, print_json
+from ..terminal import Show, clean, open_bar
+from .show import plain_run, print_json
 from .target import UsageError, default_database, load_durably, load_job
 
 logger = logging.getLogger("durably")

@@ -1,19 +1,39 @@
-"""A progress bar on a terminal: rich's where rich is installed, else one of a few lines."""
+"""What a terminal is shown: text that cannot steer it, and a progress bar.
+
+The bar is rich's where rich is installed, else one of a few lines.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
+import unicodedata
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TextIO
 
-from ..models import Progress
-from .show import clean
+from .models import Progress
 
 Show = Callable[[Progress], None]
 _WIDTH = 30
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, bidirectional, surrogates, breaks
+
+
+def clean(text: str) -> str:
+    """The text with what a terminal would obey made visible: ``\\x1b`` for an escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_visible(c) if unicodedata.category(c) in _UNSAFE else c for c in text)
+
+
+def _visible(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def clean_lines(text: str) -> str:
+    """As ``clean``, keeping line breaks."""
+    return "\n".join(clean(line.expandtabs()) for line in text.splitlines())
 
 
 @contextmanager
@@ -28,6 +48,7 @@ def open_bar(title: str) -> Generator[Show]:
 
 @contextmanager
 def _rich(title: str) -> Generator[Show]:
+    # Here, because rich is optional, and slow to import for those who draw nothing.
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
