@@ -1,0 +1,1 @@
+"""A Durably server, from Python."""
