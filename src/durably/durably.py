@@ -380,6 +380,16 @@ class Durably(Emitter):
         filter = make_filter(job, status, labels, limit, offset, cursor)
         return [run_from_row(row) for row in await self.rows(filter)]
 
+    async def state(self, run_id: str) -> tuple[RunRow, int] | None:
+        """A run as it is stored, and the number of its newest line, as of one moment."""
+        self._check_loop()
+        return await self._store.state(run_id)
+
+    async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
+        """How many steps of each run are committed."""
+        self._check_loop()
+        return await self._store.count_steps(run_ids)
+
     async def row(self, run_id: str) -> RunRow | None:
         """A run as it is stored."""
         self._check_loop()
@@ -414,6 +424,18 @@ class Durably(Emitter):
         self._check_loop()
         assert self._feed is not None
         return self._feed.subscribe(run_id, after)
+
+    def subscribe_runs(
+        self, *, job: str | Sequence[str] = (), labels: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[events.AnyEvent | events.Resync, None]:
+        """The events of all runs that match, from now on, whichever process executes them.
+
+        For lists of runs: ``step:complete`` and ``run:complete`` come without their outputs. An
+        ``events.Resync`` says that some were missed, so that the list should be read again.
+        """
+        self._check_loop()
+        assert self._feed is not None
+        return self._feed.subscribe_runs(make_filter(job, (), labels, 1, 0, None).lets_through)
 
     async def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
         """The run once it is completed, whichever process executes it.
@@ -512,10 +534,9 @@ class Durably(Emitter):
         if self._worker is not None:
             self._worker.wake()  # already: an idle worker's claim then joins the same commit
         enqueued = await self._store.enqueue(new, self._runtime.now())
-        if self._listeners:
-            for row, created in enqueued:
-                if created:
-                    self._tell(events.RunTrigger, row, row.created_at, 1)
+        for row, created in enqueued:
+            if created:
+                self._tell(events.RunTrigger, row, row.created_at, 1)
         return [(row, created) for row, created in enqueued]
 
     def _tell(

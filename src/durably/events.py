@@ -176,6 +176,14 @@ AnyEvent = (
     | LogWrite
 )
 
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Not an event of a run: a watcher of many runs was too slow or away. Read the list again."""
+
+    type: ClassVar[str] = "runs:resync"
+
+
 EVENT_TYPES: Mapping[str, type[AnyEvent]] = {
     cls.type: cls
     for cls in (

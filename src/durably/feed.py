@@ -1,28 +1,34 @@
 """The journal, live: what watchers follow, whichever process did the work.
 
-Events of this process arrive at once. For those of others a bell rings, or a cheap look every
-``LOOK`` seconds finds that the database changed; then the journal is read after the last number seen.
-A journaled event is told exactly once and in order, because its number says what is missing.
+Events of this process arrive at once. For those of others one task per process looks at the end of
+the journal, for all its watchers together: when the bell rings, and every ``LOOK`` seconds when a
+cheap question says that the database changed. A watcher counts: a journaled event is told exactly
+once and in order, because its number says what is missing, and then the journal is read.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+import logging
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import suppress
 
 from .codec import load_json
-from .errors import ClosedError, RunNotFoundError
-from .events import AnyEvent, RunProgress, event_from_row
-from .models import RunRow, progress_from_json
+from .errors import ClosedError, RunNotFoundError, StorageError
+from .events import AnyEvent, Resync, RunDelete, RunProgress, event_from_row
+from .models import JournalRow, Progress, RunRow, progress_from_json
 from .runtime import Runtime, to_datetime
 from .state import Status
 from .store.base import Store
 
+logger = logging.getLogger("durably")
+
 LOOK = 0.05  # seconds between two looks at whether another process committed something
 MAX_QUEUED = 256  # live events that wait for a slow watcher; journaled ones are read again anyway
 CHUNK = 500  # journal lines read at once
+MAX_COUNTED = 10_000  # runs whose last number is remembered for lists
+_DELETED = 1 << 62  # comes after every number
 
 
 class Watcher:
@@ -32,10 +38,11 @@ class Watcher:
         self._queue: deque[AnyEvent] = deque()
         self._news = asyncio.Event()
         self._look = False
-        self.told: str | None = None
-        """The progress that was told last of a run in another process."""
+        self.told: Progress | None = None
+        """The progress that was told last."""
 
     def tell(self, event: AnyEvent) -> None:
+        """Something happened."""
         if len(self._queue) >= MAX_QUEUED:  # a slow one reads the journal instead
             self._queue.clear()
             self._look = True
@@ -63,9 +70,52 @@ class Watcher:
                 self._look = False
                 return None
             if self._queue:
-                return self._queue.popleft()
+                event = self._queue.popleft()
+                if isinstance(event, RunProgress):
+                    self.told = event.progress
+                return event
             self._news.clear()
             await self._news.wait()
+
+
+class ListWatcher:
+    """One who follows all runs that ``wanted`` lets through."""
+
+    def __init__(self, wanted: Callable[[AnyEvent], bool]) -> None:
+        self._wanted = wanted
+        self._queue: deque[AnyEvent | Resync] = deque()
+        self._news = asyncio.Event()
+        self.closed = False
+
+    def tell(self, event: AnyEvent) -> None:
+        """Something happened to some run."""
+        if not self._wanted(event):
+            return
+        if len(self._queue) >= MAX_QUEUED:
+            self.resync()
+            return
+        self._queue.append(event)
+        self._news.set()
+
+    def resync(self) -> None:
+        """Events were or will be missed: what waits is replaced by saying so."""
+        self._queue.clear()
+        self._queue.append(Resync())
+        self._news.set()
+
+    def close(self) -> None:
+        """There will be no more."""
+        self.closed = True
+        self._news.set()
+
+    async def next(self) -> AnyEvent | Resync | None:
+        """The next event; None at the end."""
+        while not self._queue:
+            if self.closed:
+                return None
+            self._news.clear()
+            await self._news.wait()
+        return self._queue.popleft()
 
 
 class Feed:
@@ -76,20 +126,68 @@ class Feed:
         self._name = name  # under which this process holds leases
         self._runtime = runtime
         self._watchers: dict[str, dict[Watcher, None]] = {}  # in the order they came
+        self._lists: dict[ListWatcher, None] = {}
+        self._counted: OrderedDict[str, int] = OrderedDict()
+        """The number that lists were told last, of runs that the tail may still tell of."""
+        self._told: dict[str, int] = {}
+        """The highest number told of each run that is followed."""
+        self._position: int | None = None
+        """Up to where the journal of all runs was read; None while nobody watches."""
+        self._progress: dict[str, str] = {}
+        """What the lists were told last of how far other processes' runs are."""
+        self._read_at = float("-inf")
+        self._bell = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._closed = False
 
     def follows(self, run_id: str) -> bool:
-        """Whether anybody follows a run."""
-        return run_id in self._watchers
+        """Whether anybody wants to hear of a run."""
+        return bool(self._lists) or run_id in self._watchers
+
+    @property
+    def watchers(self) -> int:
+        """How many follow something."""
+        return len(self._lists) + sum(map(len, self._watchers.values()))
 
     def publish(self, event: AnyEvent) -> None:
         """An event of this process."""
-        for watcher in self._watchers.get(event.run_id, ()):
+        self._tell(event)
+        if self._lists and not self._tell_lists(event):
+            self.rung()
+
+    def _tell(self, event: AnyEvent) -> None:
+        watchers = self._watchers.get(event.run_id)
+        if watchers:
+            self._told[event.run_id] = max(self._told.get(event.run_id, 0), event.sequence or 0)
+            for watcher in watchers:
+                watcher.tell(event)
+
+    def _tell_lists(self, event: AnyEvent, *, gapless: bool = False) -> bool:
+        """Tell the lists, each journaled event once and in order; False: some before it are missing."""
+        number = _DELETED if isinstance(event, RunDelete) else event.sequence
+        if number is not None:
+            last = self._counted.get(event.run_id)
+            if last is not None and number <= last:
+                return True
+            if last is not None and last + 1 < number < _DELETED and not gapless:
+                return False
+            self._count(event.run_id, number)
+        for watcher in self._lists:
             watcher.tell(event)
+        return True
+
+    def _count(self, run_id: str, sequence: int) -> None:
+        self._counted[run_id] = sequence
+        self._counted.move_to_end(run_id)
+        if len(self._counted) > MAX_COUNTED:
+            self._counted.popitem(last=False)
 
     def rung(self) -> None:
-        """Another process committed something."""
+        """Something was committed that watchers may not have been told."""
+        self._bell.set()
+
+    def _look_again(self) -> None:
+        """Every follower of a run reads its journal."""
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.look()
@@ -97,11 +195,15 @@ class Feed:
     async def close(self) -> None:
         """End every subscription."""
         self._closed = True
-        self.rung()
+        self._look_again()
+        for watcher in self._lists:
+            watcher.close()
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):
                 await self._looking
+
+    # -- one run
 
     async def subscribe(self, run_id: str, after: int = 0) -> AsyncGenerator[AnyEvent, None]:
         """A run's events: the journal after a number, then live, until the run is over."""
@@ -145,9 +247,12 @@ class Feed:
     async def _progress_elsewhere(self, run_id: str, watcher: Watcher) -> RunProgress | None:
         """How far a run of another process is, if that is news. (Ours is told as it happens.)"""
         row = await self._store.run(run_id)
-        if row is None or row.lease_owner == self._name or row.progress in (None, watcher.told):
+        if row is None or row.lease_owner == self._name:
             return None
-        watcher.told = row.progress
+        progress = progress_from_json(row.progress)
+        if progress in (None, watcher.told):
+            return None
+        watcher.told = progress
         return _progress_event(row)
 
     async def finished(self, run_id: str) -> RunRow:
@@ -177,8 +282,7 @@ class Feed:
     def _join(self, run_id: str) -> Watcher:
         watcher = Watcher()
         self._watchers.setdefault(run_id, {})[watcher] = None
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look_around(), name="durably-feed")
+        self._look_from_now_on()
         return watcher
 
     def _leave(self, run_id: str, watcher: Watcher) -> None:
@@ -186,24 +290,128 @@ class Feed:
         watchers.pop(watcher, None)
         if not watchers:
             self._watchers.pop(run_id, None)
+            self._told.pop(run_id, None)
+
+    # -- all runs
+
+    async def subscribe_runs(
+        self, wanted: Callable[[AnyEvent], bool]
+    ) -> AsyncGenerator[AnyEvent | Resync, None]:
+        """The events of all runs from now on, without outputs; ``Resync`` where some were missed."""
+        watcher = ListWatcher(wanted)
+        self._lists[watcher] = None
+        self._look_from_now_on()
+        try:
+            await self._begin()
+            if self._closed:
+                return
+            while (event := await watcher.next()) is not None:
+                yield event
+        finally:
+            self._lists.pop(watcher, None)
+            if not self._lists:
+                self._counted.clear()
+                self._progress.clear()
+
+    # -- other processes
+
+    def _look_from_now_on(self) -> None:
+        if self._looking is None and not self._closed:
+            self._looking = asyncio.create_task(self._look_around(), name="durably-feed")
 
     async def _look_around(self) -> None:
         """While somebody watches: has another process committed something?"""
         seen = -1
         try:
-            while self._watchers:
-                changed = await self._store.changed()
-                if changed != seen:
-                    seen = changed
-                    self.rung()
-                await self._runtime.sleep(LOOK)
+            while self._watchers or self._lists:
+                try:
+                    changed = await self._store.changed()
+                    if changed != seen or self._bell.is_set():
+                        self._bell.clear()
+                        self._read_at = self._runtime.monotonic()
+                        await self._catch_up()
+                        seen = changed
+                except StorageError as error:
+                    logger.warning("watchers wait for the database: %s", error)
+                await self._pause()
         finally:  # the next watcher starts another
-            self._looking = None
+            self._looking = self._position = None
+
+    async def _pause(self) -> None:
+        """Until the bell rings or it is time to look again; reads are at least ``LOOK`` apart."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK):
+                await self._bell.wait()
+        early = self._read_at + LOOK - self._runtime.monotonic()
+        if early > 0:
+            await self._runtime.sleep(early)
+
+    async def _begin(self) -> None:
+        """Watch the journal from its present end; what was before, each watcher reads for itself."""
+        if self._position is None:
+            end = await self._store.end_of_tail()
+            if self._position is None:
+                self._position = end
+                self._look_again()
+
+    async def _catch_up(self) -> None:
+        await self._begin()
+        assert self._position is not None
+        while True:
+            lines = await self._store.tail(self._position, CHUNK)
+            await self._tell_lines(lines)
+            if lines:
+                self._position = lines[-1].position
+            if len(lines) < CHUNK:
+                break
+        await self._tell_progress()
+
+    async def _tell_lines(self, lines: list[JournalRow]) -> None:
+        behind: dict[str, int] = {}
+        for line in lines:
+            if line.run_id in self._watchers and line.seq > self._told.get(line.run_id, 0):
+                behind.setdefault(line.run_id, line.seq - 1)
+            if self._lists:
+                self._tell_lists(event_from_row(line), gapless=True)
+        for run_id, after in behind.items():
+            await self._tell_journal(run_id, after)
+
+    async def _tell_journal(self, run_id: str, after: int) -> None:
+        lines = await self._store.journal(run_id, after, CHUNK)
+        if len(lines) == CHUNK:
+            for watcher in self._watchers.get(run_id, ()):
+                watcher.look()
+            return
+        for event in map(event_from_row, lines):
+            if event.is_final:
+                row = await self._store.run(run_id)
+                if row is not None and row.lease_owner != self._name:
+                    last = _progress_event(row)
+                    if last is not None:
+                        self._tell_progress_of(last)
+            self._tell(event)
+
+    async def _tell_progress(self) -> None:
+        """How far the runs of other processes are: the database has the last word only."""
+        rows = await self._store.in_progress(self._name)
+        for row in rows:
+            if (event := _progress_event(row)) is not None:
+                self._tell_progress_of(event)
+                if self._lists and self._progress.get(row.id) != row.progress:
+                    self._tell_lists(event)
+        self._progress = {row.id: row.progress or "" for row in rows}
+
+    def _tell_progress_of(self, event: RunProgress) -> None:
+        for watcher in self._watchers.get(event.run_id, ()):
+            if watcher.told != event.progress:
+                watcher.told = event.progress
+                watcher.tell(event)
 
 
-def _progress_event(row: RunRow) -> RunProgress:
+def _progress_event(row: RunRow) -> RunProgress | None:
     progress = progress_from_json(row.progress)
-    assert progress is not None
+    if progress is None:
+        return None
     return RunProgress(
         run_id=row.id,
         job=row.job,

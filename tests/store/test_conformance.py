@@ -372,10 +372,10 @@ async def test_positions_are_never_used_twice(store):
     lease = await _run_in(store, Status.COMPLETED)
     end = await store.end_of_tail()
     await store.delete(lease.run_id, store.clock.now())
-    assert [run_id for position, run_id in await store.tail(end)] == [lease.run_id]
+    assert [line.run_id for line in await store.tail(end)] == [lease.run_id]
     end = await store.end_of_tail()
     await put(store, new(2))
-    assert [run_id for position, run_id in await store.tail(end)] == [new(2).id]
+    assert [line.run_id for line in await store.tail(end)] == [new(2).id]
 
 
 async def test_purge_takes_what_ended_before_in_batches(store):

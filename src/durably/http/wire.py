@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from ..codec import PLAIN, Codec, dump_json, load_json
 from ..events import EVENT_TYPES, AnyEvent
@@ -29,10 +29,11 @@ MAX_SAFE = 2**53 - 1
 MAX_DEPTH = 100
 MAX_KEYS = 10_000
 RESYNC = "runs:resync"
-"""The first frame of a list that was away for a while: fetch it again."""
+"""What a list is told first after it was away: fetch it again."""
+RUN_ID = "runId"
+"""The query parameter of everything about one run."""
 
 _UNSAFE_DIGITS = re.compile(r"\d{16}")
-_T = TypeVar("_T")
 
 
 class WireError(ValueError):
@@ -55,15 +56,20 @@ class Vocabulary:
     """Our event to the wire's, where they differ."""
     levels: Mapping[str, str]
     """Our log level to the wire's, where they differ."""
-    exact: bool
-    """Only the fields that the published client has, and its events."""
+    resync: str = RESYNC
+    """What a list is told that was away for a while: fetch it again."""
+    exact: bool = False
+    """Only the fields that the published client has; and what it leaves out is left out."""
 
 
-CURRENT = Vocabulary({}, {}, {"warning": "warn"}, exact=False)
+CURRENT = Vocabulary({}, {}, {"warning": "warn"})
 PUBLISHED = Vocabulary(
     {"running": "leased", "waiting": "leased"},
-    {"run:start": "run:leased"},
+    # It knows neither of the two words that are replaced, and does the right thing at their stand-ins:
+    # it reads its list again.
+    {"run:start": "run:leased", "run:retry": "run:trigger"},
     {"warning": "warn", "debug": "info"},
+    resync="step:cancel",
     exact=True,
 )
 VOCABULARIES: Mapping[str | None, Vocabulary] = {None: CURRENT, "0.15": PUBLISHED}
@@ -189,6 +195,45 @@ def trigger_to_wire(request: TriggerRequest) -> dict[str, Any]:
     return body
 
 
+class Triggered(NamedTuple):
+    """The answer of POST /trigger and /retrigger."""
+
+    run_id: str
+    disposition: Literal["created", "idempotent"]
+    run: Mapping[str, Any] | None = None
+    """The run itself, where ``Prefer: return=representation`` asked for it."""
+
+
+def triggered_to_wire(triggered: Triggered) -> dict[str, Any]:
+    """What became of a trigger."""
+    told: dict[str, Any] = {"runId": triggered.run_id, "disposition": triggered.disposition}
+    return told if triggered.run is None else {**told, "run": triggered.run}
+
+
+def triggered_from_wire(data: Mapping[str, Any]) -> Triggered:
+    """What a server says became of a trigger."""
+    return Triggered(data["runId"], data.get("disposition", "created"), data.get("run"))
+
+
+def runs_to_query(
+    jobs: Iterable[str] = (),
+    statuses: Iterable[str] = (),
+    labels: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+    cursor: str | None = None,
+) -> list[tuple[str, str]]:
+    """The query of GET /runs and GET /runs/subscribe, by a client."""
+    query = [("jobName", job) for job in jobs] + [("status", str(status)) for status in statuses]
+    query += [(f"{LABEL}{name}", value) for name, value in (labels or {}).items()]
+    numbers = (("limit", limit), ("offset", offset or None), ("cursor", cursor))
+    return query + [(name, str(value)) for name, value in numbers if value is not None]
+
+
+LABEL = "label."
+"""What the query parameters of labels begin with."""
+
+
 def status_from_wire(word: str) -> Status:
     """A status as a client may say it: ``leased`` is another word for ``running``."""
     try:
@@ -219,7 +264,6 @@ def run_to_wire(
         "jobName": row.job,
         "status": vocabulary.statuses.get(row.status, row.status),
         "input": input,
-        "payload": input,
         "output": load_json(row.output),
         "error": None if error is None else error["message"],
         "progress": _progress(load_json(row.progress)),
@@ -229,12 +273,11 @@ def run_to_wire(
         "startedAt": _ms(row.started_at),
         "completedAt": _ms(row.ended_at),
         "createdAt": _ms(row.created_at),
-        "updatedAt": _ms(row.updated_at),
         "isTerminal": status.is_final,
         "isActive": not status.is_final,
     }
     if not vocabulary.exact:
-        told["attempt"] = row.generation
+        told |= {"payload": input, "updatedAt": _ms(row.updated_at), "attempt": row.generation}
         told |= _error_details(error)
     return told
 
@@ -411,15 +454,15 @@ def job_from_wire(data: Mapping[str, Any]) -> JobInfo:
 
 # -- events
 
-_Details = Callable[[Any, "RunRow | None", ErrorPolicy], dict[str, Any]]
+_Details = Callable[[Any, RunRow | None, ErrorPolicy], dict[str, Any]]
 
 
-def _start(event: Any, row: RunRow | None, _: ErrorPolicy) -> dict[str, Any]:
+def _start(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
     input = None if row is None else load_json(row.input)
     return {"payload": input, "input": input, "attempt": event.attempt}
 
 
-def _lease(event: Any, row: RunRow | None, _: ErrorPolicy) -> dict[str, Any]:
+def _lease(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
     return {
         "input": None if row is None else load_json(row.input),
         "leaseOwner": "worker",  # whose it is, is nobody's business; the client only wants a string
@@ -427,13 +470,13 @@ def _lease(event: Any, row: RunRow | None, _: ErrorPolicy) -> dict[str, Any]:
     }
 
 
-def _step(event: Any, *_: Any) -> dict[str, Any]:
+def _step(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
     return {"stepName": event.step_name, "stepIndex": event.step_index, "attempt": event.attempt}
 
 
 def _step_end(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
     duration = round(event.duration * 1000)
-    return {**_step(event), "output": event.output, "duration": duration}
+    return {**_step(event, row, policy), "output": event.output, "duration": duration}
 
 
 def _failure(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
@@ -441,7 +484,19 @@ def _failure(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, A
     return {"error": error["message"], **_error_details(error)}
 
 
-def _log(event: Any, *_: Any) -> dict[str, Any]:
+def _step_failure(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
+    return {**_step(event, row, policy), **_failure(event, row, policy)}
+
+
+def _progressed(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
+    return {"progress": _progress_to_wire(event.progress)}
+
+
+def _completed(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
+    return {"output": event.output, "duration": round(event.duration * 1000)}
+
+
+def _log(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
     return {
         "stepName": event.step_name,
         "level": event.level,
@@ -453,20 +508,17 @@ def _log(event: Any, *_: Any) -> dict[str, Any]:
 _DETAILS: Mapping[str, _Details] = {
     "run:start": _start,
     "run:leased": _lease,
-    "run:progress": lambda event, *_: {"progress": _progress_to_wire(event.progress)},
-    "run:complete": lambda event, *_: {
-        "output": event.output,
-        "duration": round(event.duration * 1000),
-    },
+    "run:progress": _progressed,
+    "run:complete": _completed,
     "run:fail": _failure,
     "step:start": _step,
     "step:complete": _step_end,
-    "step:fail": lambda event, row, policy: {**_step(event), **_failure(event, row, policy)},
+    "step:fail": _step_failure,
     "log:write": _log,
 }
 
 _REDUCED: Mapping[str, _Details] = {
-    "run:progress": _DETAILS["run:progress"],
+    "run:progress": _progressed,
     "step:start": _step,
     "step:complete": _step,
     "step:fail": _step,
@@ -528,6 +580,36 @@ def event_from_wire(data: Mapping[str, Any]) -> AnyEvent | None:
     kind = EVENT_TYPES.get(data["type"])
     if kind is None:
         return None
+    fields = _event_fields(data, kind)
+    if "error" in kind.__dataclass_fields__:
+        fields["error"] = _error_from_wire(data)
+    return kind(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListEvent:
+    """What a list of runs hears of one of them: no inputs, outputs or errors."""
+
+    type: str
+    run_id: str
+    job: str
+    labels: Mapping[str, str]
+    timestamp: datetime
+    sequence: int | None = None
+    progress: Progress | None = None
+    step_name: str | None = None
+    step_index: int | None = None
+    level: LogLevel | None = None
+    message: str | None = None
+    data: Any = None
+
+
+def event_from_list(data: Mapping[str, Any]) -> ListEvent:
+    """An event that a list was told."""
+    return ListEvent(type=data["type"], **_event_fields(data, ListEvent))
+
+
+def _event_fields(data: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "run_id": data["runId"],
         "job": data["jobName"],
@@ -535,10 +617,7 @@ def event_from_wire(data: Mapping[str, Any]) -> AnyEvent | None:
         "timestamp": _parsed_time(data["timestamp"]),
         "sequence": data["sequence"],
     }
-    wanted = kind.__dataclass_fields__
     for name, (field, read) in _EVENT_FIELDS.items():
-        if field in wanted and name in data:
+        if field in kind.__dataclass_fields__ and name in data:
             fields[field] = read(data[name])
-    if "error" in wanted:
-        fields["error"] = _error_from_wire(data)
-    return kind(**fields)
+    return fields

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..events import Event
 from ..models import JournalRow, Lease, RunRow
 from ..state import Status, Transition
 
@@ -84,6 +85,12 @@ class RunFilter:
     limit: int = 50
     offset: int = 0
     after: str | None = None
+
+    def lets_through(self, event: Event) -> bool:
+        """Whether an event is of a run that may be listed, whatever its status."""
+        return (not self.jobs or event.job in self.jobs) and all(
+            event.labels.get(name) == value for name, value in self.labels.items()
+        )
 
 
 class Settlement(NamedTuple):
@@ -199,6 +206,18 @@ class Store(ABC):
         """One run."""
 
     @abstractmethod
+    async def state(self, run_id: str) -> tuple[RunRow, int] | None:
+        """One run and the number of its newest line, as of one moment."""
+
+    @abstractmethod
+    async def in_progress(self, owner: str) -> list[RunRow]:
+        """The runs that others execute and that say how far they are; without their inputs."""
+
+    @abstractmethod
+    async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
+        """How many steps of each run are committed."""
+
+    @abstractmethod
     async def runs(self, filter: RunFilter) -> list[RunRow]:
         """Runs, newest first."""
 
@@ -246,8 +265,8 @@ class Store(ABC):
         """A directory that all processes on this database share, where there is one."""
 
     @abstractmethod
-    async def tail(self, position: int, limit: int = 1000) -> list[tuple[int, str]]:
-        """Lines after a position over all runs, as (position, run id)."""
+    async def tail(self, position: int, limit: int = 1000) -> list[JournalRow]:
+        """Lines after a position over all runs, without outputs."""
 
     @abstractmethod
     async def end_of_tail(self) -> int:

@@ -137,6 +137,20 @@ insert into durably_journal (run_id, seq, at, type, attempt) values (:id, 1, :no
 -- run
 select * from durably_runs where id = :run_id
 
+-- state
+-- A run and the number of its newest line, as they were at one moment.
+select *, (select max(seq) from durably_journal where run_id = :run_id) from durably_runs where id = :run_id
+
+-- in_progress
+-- The runs that others execute and that say how far they are; without their inputs.
+select id, job, status, '', null, null, labels, progress, null, null, due_at, lease_owner, null,
+       generation, recoveries, created_at, started_at, ended_at, updated_at
+  from durably_runs where status = 'running' and progress is not null and lease_owner <> :owner
+
+-- count_steps
+-- How many steps of a run are committed.
+select count(*) from durably_journal where run_id = :run_id and type = 'step:complete'
+
 -- checkpoints
 -- All that a resume needs, in one look.
 select step, step_index, data from durably_journal
@@ -158,8 +172,11 @@ select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attemp
  order by j.seq limit :limit
 
 -- tail
--- What was committed after a position, over all runs.
-select position, run_id, type from durably_journal where position > :position order by position limit :limit
+-- What was committed after a position, over all runs; without the outputs, which may be large.
+select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at,
+       case when j.type <> 'step:complete' then j.data end, r.job, r.labels, null
+  from durably_journal as j left join durably_runs as r on r.id = j.run_id
+ where j.position > :position order by j.position limit :limit
 
 -- end_of_tail
 -- The position of the newest line.

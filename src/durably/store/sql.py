@@ -457,7 +457,27 @@ def checkpoints(run_id: str) -> Transaction[dict[str, Checkpoint]]:
     return {name: Checkpoint(index or 0, data) for name, index, data in rows}
 
 
-def tail(position: int, limit: int) -> Transaction[list[tuple[int, str]]]:
+def tail(position: int, limit: int) -> Transaction[list[JournalRow]]:
     """Lines after a position."""
     rows = yield "tail", {"position": position, "limit": limit}
-    return [(row[0], row[1]) for row in rows]
+    return [JournalRow._make(row) for row in rows]
+
+
+def state(run_id: str) -> Transaction[tuple[RunRow, int] | None]:
+    """A run and the number of its newest line."""
+    rows = yield "state", {"run_id": run_id}
+    return (RunRow._make(rows[0][:-1]), rows[0][-1]) if rows else None
+
+
+def in_progress(owner: str) -> Transaction[list[RunRow]]:
+    """The runs that others than this owner execute and that say how far they are."""
+    rows = yield "in_progress", {"owner": owner}
+    return [RunRow._make(row) for row in rows]
+
+
+def count_steps(run_ids: Sequence[str]) -> Transaction[list[int]]:
+    """How many steps of each run are committed."""
+    counts: list[int] = []
+    for run_id in run_ids:
+        counts.append((yield "count_steps", {"run_id": run_id})[0][0])  # noqa: PERF401
+    return counts

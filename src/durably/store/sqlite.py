@@ -382,6 +382,15 @@ class SQLiteStore(Store):
     async def run(self, run_id: str) -> RunRow | None:
         return await self._read(lambda: sql.run(run_id))
 
+    async def state(self, run_id: str) -> tuple[RunRow, int] | None:
+        return await self._read(lambda: sql.state(run_id))
+
+    async def in_progress(self, owner: str) -> list[RunRow]:
+        return await self._read(lambda: sql.in_progress(owner))
+
+    async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
+        return await self._read(lambda: sql.count_steps(run_ids))
+
     async def runs(self, filter: RunFilter) -> list[RunRow]:
         text, params = sql.select_runs(DIALECT, filter)
         rows = await self._read(lambda: sql.one(text, params))
@@ -414,7 +423,7 @@ class SQLiteStore(Store):
             lambda _: sql.purge(before, now, limit), heavy=True, wakes=False, patience=PATIENCE
         )
 
-    async def tail(self, position: int, limit: int = 1000) -> list[tuple[int, str]]:
+    async def tail(self, position: int, limit: int = 1000) -> list[JournalRow]:
         return await self._read(lambda: sql.tail(position, limit))
 
     async def end_of_tail(self) -> int:
