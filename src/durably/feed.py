@@ -210,4 +210,5 @@ def _progress_event(row: RunRow) -> RunProgress:
         labels=load_json(row.labels),
         timestamp=to_datetime(row.updated_at),
         progress=progress,
+        scope=row.scope,
     )

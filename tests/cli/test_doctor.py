@@ -72,7 +72,7 @@ def test_a_healthy_database(database: Path, capsys: pytest.CaptureFixture[str]) 
         "overdue", "abandoned", "poisoned", "clock",
     ]  # fmt: skip
     assert main(["doctor", "--db", str(database)]) == 0
-    assert "ok    schema: schema 1" in capsys.readouterr().out
+    assert "ok    schema: schema 2" in capsys.readouterr().out
 
 
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ class NewRun(NamedTuple):
     labels: str
     idempotency_key: str | None
     concurrency_key: str | None
+    scope: str = ""
 
 
 class Enqueued(NamedTuple):
@@ -84,6 +85,8 @@ class RunFilter:
     limit: int = 50
     offset: int = 0
     after: str | None = None
+    scope: str | None = None
+    """Only the runs of this scope; '' are those without one, None all."""
 
 
 class Settlement(NamedTuple):
