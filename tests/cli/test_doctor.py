@@ -94,6 +94,7 @@ def test_a_damaged_database(database: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(("change", "remedy"), [
     ("delete from durably_version", "durably migrate"),
+    ("delete from durably_version where version > 1", "durably migrate"),
     ("insert into durably_version values (99)", "upgrade this Durably"),
 ])  # fmt: skip
 def test_another_schema(

@@ -72,6 +72,10 @@ async def test_an_idempotency_key_gives_the_first_run_whatever_its_status(store)
     assert (row.id, row.status, created) == (new(1).id, "completed", False)
     ((_, other_job),) = await store.enqueue([new(3, "other", idempotency_key="k")], 1)
     assert other_job
+    ((row, elsewhere),) = await store.enqueue([new(4, idempotency_key="k", scope="a")], 1)
+    assert (row.scope, elsewhere) == ("a", True)
+    ((row, again),) = await store.enqueue([new(5, idempotency_key="k", scope="a")], 1)
+    assert (row.id, row.scope, again) == (new(4).id, "a", False)
 
 
 async def test_the_same_key_from_many_tasks_makes_one_run(store):

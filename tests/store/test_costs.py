@@ -128,6 +128,7 @@ PLANS = {
     "busy": {"scope": "", "concurrency_key": "k"},
     "unpark": {"scope": "", "concurrency_key": "k"},
     "claim": {"id": "x", "owner": "o", "token": "t", "recoveries": 0, "due_at": 1, "now": 1},
+    "claimed": {"token": "t", "owner": "o"},
     "renew": {"run_id": "x", "token": "t", "due_at": 1, "now": 1},
     "record": {"run_id": "x", "token": "t", "at": 1, "type": "t", "step": "s", "step_index": 1, "started_at": 1, "data": ""},
     "recorded": {"run_id": "x", "step": "s", "attempt": 1},
