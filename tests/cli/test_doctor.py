@@ -185,6 +185,17 @@ async def test_runs_in_trouble(tmp_path: Path) -> None:
         assert detail in found[check].detail
 
 
+async def test_a_run_parked_behind_another_scopes_key(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    run_id = await fill(path)
+    await fill(path)  # holds the key
+    parked = f"update durably_runs set due_at = 9007199254740991 where id = '{run_id}'"
+    execute(path, parked)
+    assert {f.check: f for f in _findings(path)}["abandoned"].status == "ok"
+    execute(path, f"update durably_runs set scope = 'other' where id = '{run_id}'")
+    assert run_id in {f.check: f for f in _findings(path)}["abandoned"].detail
+
+
 def _findings(path: Path) -> list[Any]:
     from durably.cli.doctor import examine
 
