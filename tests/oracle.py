@@ -13,7 +13,7 @@ def check_journal(connection: sqlite3.Connection, *, fifo: bool = True) -> list[
     """Every violation found in the journal of a database; [] when all promises hold."""
     checker = _Checker(fifo=fifo)
     for row in connection.execute(
-        "select j.run_id, j.seq, j.type, j.step, j.attempt, r.concurrency_key, r.job, j.data"
+        "select j.run_id, j.seq, j.type, j.step, j.attempt, r.concurrency_key, r.scope, r.job, j.data"
         "  from durably_journal j left join durably_runs r on r.id = j.run_id order by j.position"
     ):
         checker.read(*row)
@@ -27,11 +27,12 @@ class _Checker:
         self.seq: dict[str, int] = defaultdict(int)
         self.attempt: dict[str, int] = defaultdict(int)
         self.steps: dict[str, set[str]] = defaultdict(set)
-        self.holder: dict[str, str] = {}
-        self.waiting: dict[str, list[str]] = defaultdict(list)
+        self.holder: dict[tuple[str, str], str] = {}  # by scope and concurrency key
+        self.waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
         self.fifo = fifo
 
-    def read(self, run, seq, type, step, attempt, key, job, data) -> None:
+    def read(self, run, seq, type, step, attempt, key, scope, job, data) -> None:
+        key = key and (scope, key)
         if type == "run:delete":
             self._deleted(run)
             return

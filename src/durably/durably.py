@@ -36,6 +36,7 @@ from .handle import (
     bad_input,
     check_key,
     check_labels,
+    check_scope,
     make_filter,
     snapshot,
 )
@@ -371,13 +372,15 @@ class Durably(Emitter):
         limit: int = 50,
         offset: int = 0,
         cursor: str | None = None,
+        scope: str | None = None,
     ) -> list[Run]:
         """Runs that match all that is given, newest first; values as plain JSON.
 
         ``job`` and ``status`` take one or several. ``limit`` is 1 to 1,000. To page, pass the last
-        run's ``.cursor``: new runs and deletions do not shift the pages.
+        run's ``.cursor``: new runs and deletions do not shift the pages. ``scope`` confines the list to
+        one scope's runs, ``""`` to those without one; None lists all.
         """
-        filter = make_filter(job, status, labels, limit, offset, cursor)
+        filter = make_filter(job, status, labels, limit, offset, cursor, scope)
         return [run_from_row(row) for row in await self.rows(filter)]
 
     async def state(self, run_id: str) -> tuple[RunRow, int] | None:
@@ -473,7 +476,7 @@ class Durably(Emitter):
         return run_from_row(row)
 
     async def retrigger(self, run_id: str) -> Run:
-        """Start over: a new run of the same input, labels and concurrency key, nothing reused."""
+        """Start over: a new run of the same input, labels, concurrency key and scope, nothing reused."""
         self._check_loop()
         row = await self._store.run(run_id)
         if row is None:
@@ -488,7 +491,13 @@ class Durably(Emitter):
         except Unstorable as problem:
             raise bad_input(job, problem) from None
         new = NewRun(
-            self._runtime.run_id(), row.job, row.input, row.labels, None, row.concurrency_key
+            self._runtime.run_id(),
+            row.job,
+            row.input,
+            row.labels,
+            None,
+            row.concurrency_key,
+            row.scope,
         )
         return run_from_row((await self.enqueue([new]))[0][0])
 
@@ -556,6 +565,7 @@ class Durably(Emitter):
                     labels=run.labels,
                     timestamp=to_datetime(at),
                     sequence=seq,
+                    scope=run.scope,
                     **what,
                 )
             )
@@ -578,4 +588,5 @@ class Durably(Emitter):
             dump_json(check_labels(item.labels)) if item.labels else "{}",
             check_key("idempotency_key", item.idempotency_key),
             check_key("concurrency_key", item.concurrency_key),
+            check_scope(item.scope),
         )

@@ -29,6 +29,8 @@ class Event:
     labels: Mapping[str, str]
     timestamp: datetime
     sequence: int | None = None
+    scope: str = ""
+    """The run's scope, such as a tenant; '' is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +213,7 @@ def event_from_row(row: JournalRow) -> AnyEvent:
 
 
 def _common(row: JournalRow) -> dict[str, Any]:
-    # The row that tells of a deletion outlives its run, so it carries the run's job and labels.
+    # The row that tells of a deletion outlives its run, so it carries the run's job, labels and scope.
     gone: dict[str, Any] = load_json(row.data) if row.type == "run:delete" else {}
     return {
         "run_id": row.run_id,
@@ -219,6 +221,7 @@ def _common(row: JournalRow) -> dict[str, Any]:
         "labels": load_json(row.labels) if row.labels else gone.get("labels", {}),
         "timestamp": to_datetime(row.at),
         "sequence": row.seq,
+        "scope": gone.get("scope", "") if row.scope is None else row.scope,
     }
 
 

@@ -418,4 +418,5 @@ def _progress_event(row: RunRow) -> RunProgress | None:
         labels=load_json(row.labels),
         timestamp=to_datetime(row.updated_at),
         progress=progress,
+        scope=row.scope,
     )

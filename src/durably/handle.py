@@ -31,6 +31,7 @@ class Trigger(Generic[I]):
     idempotency_key: str | None = None
     concurrency_key: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    scope: str = ""
 
 
 class Registrar:
@@ -75,16 +76,19 @@ class JobHandle(Generic[I, O]):
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "",
     ) -> Run[I, O]:
         """Create a pending run, once ``input`` is valid.
 
         ``idempotency_key``: a run of this job with the same key is returned instead, whatever its
         status. ``concurrency_key``: of all runs with the same key, over all jobs, one runs at a time,
-        first come first served. ``labels``: strings to find the run by.
+        first come first served. ``labels``: strings to find the run by. ``scope``: the tenant, or
+        whatever else the run belongs to; both keys hold within their scope. Set it on the server: it
+        is not for clients to choose.
 
         Raises ``InvalidInputError`` with the path of what does not fit.
         """
-        item = Trigger(input, idempotency_key, concurrency_key, labels or {})
+        item = Trigger(input, idempotency_key, concurrency_key, labels or {}, scope)
         return (await self.batch_trigger([item]))[0]
 
     async def trigger_and_wait(
@@ -94,6 +98,7 @@ class JobHandle(Generic[I, O]):
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "",
         timeout: Seconds | None = None,
     ) -> Run[I, O]:
         """``trigger``, then ``Durably.wait``: the completed run, or an error that carries it."""
@@ -102,6 +107,7 @@ class JobHandle(Generic[I, O]):
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             labels=labels,
+            scope=scope,
         )
         return await self._durably.wait(run, timeout)
 
@@ -140,9 +146,10 @@ class JobHandle(Generic[I, O]):
         limit: int = 50,
         offset: int = 0,
         cursor: str | None = None,
+        scope: str | None = None,
     ) -> list[Run[I, O]]:
         """Runs of this job, typed; as ``Durably.get_runs``."""
-        filter = make_filter(self.name, status, labels, limit, offset, cursor)
+        filter = make_filter(self.name, status, labels, limit, offset, cursor, scope)
         return [snapshot(row, self.definition) for row in await self._durably.rows(filter)]
 
 
@@ -167,6 +174,7 @@ def make_filter(
     limit: int,
     offset: int,
     cursor: str | None,
+    scope: str | None = None,
 ) -> RunFilter:
     """A listing's filter, checked."""
     if not 1 <= limit <= MAX_LIMIT:
@@ -180,6 +188,7 @@ def make_filter(
         limit=limit,
         offset=offset,
         after=None if cursor is None else _check("cursor", cursor),
+        scope=None if scope is None else check_scope(scope),
     )
 
 
@@ -206,6 +215,11 @@ def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
 def check_key(what: Literal["idempotency_key", "concurrency_key"], key: str | None) -> str | None:
     """A key, checked: 1 to 255 characters."""
     return None if key is None else _check(what, key)
+
+
+def check_scope(scope: str) -> str:
+    """A scope, checked: 1 to 255 characters, or '' for none."""
+    return scope if scope == "" else _check("scope", scope)
 
 
 def _check(what: str, name: Any) -> str:

@@ -41,10 +41,11 @@ class RunRow(NamedTuple):
     started_at: int | None
     ended_at: int | None
     updated_at: int
+    scope: str
 
 
 class JournalRow(NamedTuple):
-    """A row of ``durably_journal``, with its run's job, labels and output beside it."""
+    """A row of ``durably_journal``, with its run's job, labels, output and scope beside it."""
 
     position: int
     run_id: str
@@ -59,6 +60,7 @@ class JournalRow(NamedTuple):
     job: str | None
     labels: str | None
     output: str | None
+    scope: str | None
 
 
 class Lease(NamedTuple):
@@ -115,6 +117,8 @@ class Run(Generic[I, O]):
     started_at: datetime | None
     ended_at: datetime | None
     updated_at: datetime
+    scope: str = ""
+    """The scope, such as a tenant, that it was triggered in; '' is none."""
     disposition: Literal["created", "idempotent"] | None = None
     """On what ``trigger`` returns: whether the run is new, or its idempotency key was known."""
 
@@ -181,6 +185,7 @@ def run_from_row(
         started_at=None if row.started_at is None else to_datetime(row.started_at),
         ended_at=None if row.ended_at is None else to_datetime(row.ended_at),
         updated_at=to_datetime(row.updated_at),
+        scope=row.scope,
         disposition=disposition,
     )
 

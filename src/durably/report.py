@@ -174,6 +174,7 @@ class Reporter:
                     labels=self._labels,
                     timestamp=to_datetime(at),
                     sequence=seq,
+                    scope=self._row.scope,
                     **what,
                 )
             )

@@ -155,10 +155,15 @@ class SyncDurably:
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "",
     ) -> Run[I, O]:
         """As ``JobHandle.trigger``."""
         return self.handle(job).trigger(
-            input, idempotency_key=idempotency_key, concurrency_key=concurrency_key, labels=labels
+            input,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            labels=labels,
+            scope=scope,
         )
 
     def trigger_and_wait(
@@ -169,6 +174,7 @@ class SyncDurably:
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "",
         timeout: Seconds | None = None,
     ) -> Run[I, O]:
         """As ``JobHandle.trigger_and_wait``."""
@@ -177,6 +183,7 @@ class SyncDurably:
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             labels=labels,
+            scope=scope,
             timeout=timeout,
         )
 
@@ -199,10 +206,17 @@ class SyncDurably:
         limit: int = 50,
         offset: int = 0,
         cursor: str | None = None,
+        scope: str | None = None,
     ) -> list[Run]:
         """As ``Durably.get_runs``."""
         found = self._durably.get_runs(
-            job=job, status=status, labels=labels, limit=limit, offset=offset, cursor=cursor
+            job=job,
+            status=status,
+            labels=labels,
+            limit=limit,
+            offset=offset,
+            cursor=cursor,
+            scope=scope,
         )
         return self._portal.call(found)
 
@@ -270,10 +284,15 @@ class SyncJobHandle(Generic[I, O]):
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "",
     ) -> Run[I, O]:
         """As ``JobHandle.trigger``."""
         triggered = self._handle.trigger(
-            input, idempotency_key=idempotency_key, concurrency_key=concurrency_key, labels=labels
+            input,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            labels=labels,
+            scope=scope,
         )
         return self._durably.call(triggered)
 
@@ -284,6 +303,7 @@ class SyncJobHandle(Generic[I, O]):
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "",
         timeout: Seconds | None = None,
     ) -> Run[I, O]:
         """As ``JobHandle.trigger_and_wait``."""
@@ -292,6 +312,7 @@ class SyncJobHandle(Generic[I, O]):
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             labels=labels,
+            scope=scope,
             timeout=timeout,
         )
         return self._durably.call(done)
@@ -312,9 +333,10 @@ class SyncJobHandle(Generic[I, O]):
         limit: int = 50,
         offset: int = 0,
         cursor: str | None = None,
+        scope: str | None = None,
     ) -> list[Run[I, O]]:
         """As ``JobHandle.get_runs``."""
         found = self._handle.get_runs(
-            status=status, labels=labels, limit=limit, offset=offset, cursor=cursor
+            status=status, labels=labels, limit=limit, offset=offset, cursor=cursor, scope=scope
         )
         return self._durably.call(found)

@@ -72,7 +72,7 @@ def test_a_healthy_database(database: Path, capsys: pytest.CaptureFixture[str]) 
         "overdue", "abandoned", "poisoned", "clock",
     ]  # fmt: skip
     assert main(["doctor", "--db", str(database)]) == 0
-    assert "ok    schema: schema 1" in capsys.readouterr().out
+    assert "ok    schema: schema 2" in capsys.readouterr().out
 
 
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +94,7 @@ def test_a_damaged_database(database: Path, capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(("change", "remedy"), [
     ("delete from durably_version", "durably migrate"),
+    ("delete from durably_version where version > 1", "durably migrate"),
     ("insert into durably_version values (99)", "upgrade this Durably"),
 ])  # fmt: skip
 def test_another_schema(
@@ -182,6 +183,17 @@ async def test_runs_in_trouble(tmp_path: Path) -> None:
         found = {finding.check: finding for finding in _findings(path)}
         assert found[check].status == "wrong"
         assert detail in found[check].detail
+
+
+async def test_a_run_parked_behind_another_scopes_key(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    run_id = await fill(path)
+    await fill(path)  # holds the key
+    parked = f"update durably_runs set due_at = 9007199254740991 where id = '{run_id}'"
+    execute(path, parked)
+    assert {f.check: f for f in _findings(path)}["abandoned"].status == "ok"
+    execute(path, f"update durably_runs set scope = 'other' where id = '{run_id}'")
+    assert run_id in {f.check: f for f in _findings(path)}["abandoned"].detail
 
 
 def _findings(path: Path) -> list[Any]:

@@ -123,7 +123,7 @@ def test_what_is_named_wrongly_is_named(place: Place, words: list[str], says: st
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        (b"", "has schema 0, this Durably needs 1: run 'durably migrate'"),
+        (b"", "has schema 0, this Durably needs 2: run 'durably migrate'"),
         (b"this is no database at all, but longer than its head" * 20, "is not a usable SQLite"),
         (None, "there is no database jobs.db; pass --db PATH, set DURABLY_DB"),
     ],

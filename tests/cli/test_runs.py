@@ -16,7 +16,7 @@ from .conftest import Place, wait_for
 
 RUN_KEYS = [
     "id", "job", "status", "input", "output", "error", "progress", "labels", "idempotency_key",
-    "concurrency_key", "attempt", "created_at", "started_at", "ended_at", "updated_at", "cursor",
+    "concurrency_key", "attempt", "created_at", "started_at", "ended_at", "updated_at", "scope", "cursor",
 ]  # fmt: skip
 STEP_KEYS = ["name", "index", "status", "output", "error", "attempt", "started_at", "completed_at"]
 LOG_KEYS = ["id", "run_id", "step_name", "level", "message", "data", "timestamp"]
@@ -171,7 +171,7 @@ def test_migrate_makes_the_database(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["runs", "list", "--db", path]) == 3
     assert not (tmp_path / "new.db").exists(), "only migrate makes a file"
     assert main(["migrate", "--db", path, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"database": path, "schema": 1}
+    assert json.loads(capsys.readouterr().out) == {"database": path, "schema": 2}
     assert main(["runs", "list", "--db", path, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
 

@@ -201,7 +201,7 @@ def _loses_triggers(store: SQLiteStore) -> None:
 
         fake = RunRow(
             row.id, row.job, "pending", row.input, None, None, row.labels, None,
-            row.idempotency_key, row.concurrency_key, now, None, None, 0, 0, now, None, None, now,
+            row.idempotency_key, row.concurrency_key, now, None, None, 0, 0, now, None, None, now, row.scope,
         )  # fmt: skip
         return [Enqueued(fake, True)]
 

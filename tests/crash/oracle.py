@@ -254,7 +254,7 @@ class World:
         if now.integrity != "ok":
             self.found("corrupt", now.integrity)
         keys = Counter(
-            (row["job"], row["idempotency_key"])
+            (row["job"], row["scope"], row["idempotency_key"])
             for row in now.runs.values()
             if row["idempotency_key"] is not None
         )
@@ -323,14 +323,14 @@ class World:
                 self.found("disorder", f"{run_id} ({row['job']}): {indexes}")
 
     def check_keys(self, now: Snapshot) -> None:
-        """Runs with one concurrency key never ran together."""
+        """Runs with one concurrency key of one scope never ran together."""
         lines = sorted(line for lines in now.journal.values() for line in lines)
-        holders: dict[str, str] = {}
+        holders: dict[tuple[str, str], str] = {}
         for line in lines:
             row = now.runs.get(line.run_id)
-            key = row["concurrency_key"] if row else None
-            if key is None or not line.type.startswith("run:"):
+            if row is None or row["concurrency_key"] is None or not line.type.startswith("run:"):
                 continue
+            key = row["scope"], row["concurrency_key"]
             if line.type == "run:start":
                 holder = holders.setdefault(key, line.run_id)
                 if holder != line.run_id:

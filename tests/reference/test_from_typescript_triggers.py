@@ -244,13 +244,14 @@ async def test_t035_a_batch_item_may_have_options(durably: Durably) -> None:
 async def test_t036_the_options_of_a_trigger(durably: Durably) -> None:
     told: list[str] = []
     durably.on(events.RunTrigger, lambda event: told.append(event.run_id))
-    options = {"idempotency_key", "concurrency_key", "labels"}
+    options = {"idempotency_key", "concurrency_key", "labels", "scope"}
     accepted = inspect.signature(JobHandle.trigger_and_wait).parameters
     assert {name for name in accepted if name not in ("self", "input")} == options | {"timeout"}
     assert set(inspect.signature(Trigger).parameters) == options | {"input"}
 
     run = await register_charge(durably).trigger(
-        Order(number=1), idempotency_key="i", concurrency_key="c", labels={"tenant": "a"}
+        Order(number=1), idempotency_key="i", concurrency_key="c", labels={"x": "y"}, scope="org"
     )
-    assert (run.idempotency_key, run.concurrency_key, run.labels) == ("i", "c", {"tenant": "a"})
+    assert (run.idempotency_key, run.concurrency_key) == ("i", "c")
+    assert (run.labels, run.scope) == ({"x": "y"}, "org")
     assert told == [run.id]

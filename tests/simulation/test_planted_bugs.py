@@ -48,6 +48,8 @@ STATEMENTS = {
     ),
     "a key is never handed on": _replace("unpark", "where id =", "where id = 'nobody' and id ="),
     "a key is handed to the youngest": _replace("unpark", "order by created_at, id", "order by id desc"),
+    "a key is handed to another scope": _replace("unpark", "scope = :scope and", ""),
+    "a key is held for another scope": _replace("busy", "scope = :scope and", ""),
     "a cancel stops nothing": _replace("cancel", "status = 'cancelled'", "status = status"),
     "a retry revives what completed": _replace("retry", "('cancelled', 'failed')", "('cancelled', 'failed', 'completed')"),
     "a purge deletes what was retried": _replace("delete_run", "and status in", "or status in"),

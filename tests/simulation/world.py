@@ -312,7 +312,8 @@ class World:
         for i in range(9):
             name = self.mix[i % len(self.mix)]
             key = self.rng.choice((None, "k", "k"))
-            run = await client.get_job(name).trigger(i, concurrency_key=key)
+            scope = "other" if i % 3 == 2 else ""
+            run = await client.get_job(name).trigger(i, concurrency_key=key, scope=scope)
             self.expected[run.id] = _expected(name, i)
             ids.append(run.id)
         self.report.runs = len(ids)

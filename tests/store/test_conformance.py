@@ -24,8 +24,8 @@ LEASE = 30_000
 SETTLING = (COMPLETE, FAIL, WAIT, RELEASE)
 
 
-def new(n, job="job", key=None, idempotency_key=None, labels="{}"):
-    return NewRun(f"{n:036d}", job, '{"n":1}', labels, idempotency_key, key)
+def new(n, job="job", key=None, idempotency_key=None, labels="{}", scope=""):
+    return NewRun(f"{n:036d}", job, '{"n":1}', labels, idempotency_key, key, scope)
 
 
 async def put(store, *runs):
@@ -72,6 +72,10 @@ async def test_an_idempotency_key_gives_the_first_run_whatever_its_status(store)
     assert (row.id, row.status, created) == (new(1).id, "completed", False)
     ((_, other_job),) = await store.enqueue([new(3, "other", idempotency_key="k")], 1)
     assert other_job
+    ((row, elsewhere),) = await store.enqueue([new(4, idempotency_key="k", scope="a")], 1)
+    assert (row.scope, elsewhere) == ("a", True)
+    ((row, again),) = await store.enqueue([new(5, idempotency_key="k", scope="a")], 1)
+    assert (row.id, row.scope, again) == (new(4).id, "a", False)
 
 
 async def test_the_same_key_from_many_tasks_makes_one_run(store):
@@ -326,6 +330,22 @@ async def test_the_key_is_handed_on_whatever_ends_its_holder(store, how):
     assert [c.row.id for c in await claim(store)] == [expected]
 
 
+async def test_a_key_is_its_scopes_own(store):
+    await put(store, *(new(n, key="k", scope="ab"[n % 2]) for n in range(4)), new(4, key="k"))
+    held = {c.row.scope: c for c in await claim(store)}
+    assert {scope: c.row.id for scope, c in held.items()} == {
+        "a": new(0).id, "b": new(1).id, "": new(4).id
+    }  # fmt: skip
+    assert await claim(store) == []
+    done = settlement(store, COMPLETE, output="1")
+    await store.settle(held[""].lease, COMPLETE, done)
+    assert await claim(store) == [], "those who wait are of other scopes"
+    await store.settle(held["b"].lease, COMPLETE, done)
+    assert [c.row.id for c in await claim(store)] == [new(3).id]
+    await store.move(held["a"].row.id, CANCEL, store.clock.now())
+    assert [c.row.id for c in await claim(store)] == [new(2).id]
+
+
 async def test_a_released_run_keeps_its_key_and_its_place(store):
     await put(store, new(1, key="k"), new(2, key="k"))
     held = await claim_one(store)
@@ -356,7 +376,8 @@ async def test_a_deleted_run_leaves_one_line_that_tells_of_it(store):
     await store.delete(lease.run_id, store.clock.now())
     assert await store.run(lease.run_id) is None
     (line,) = await store.journal(lease.run_id)
-    assert (line.type, line.seq, line.data) == ("run:delete", 4, '{"job":"job","labels":{}}')
+    told = '{"job":"job","labels":{},"scope":""}'
+    assert (line.type, line.seq, line.data) == ("run:delete", 4, told)
     with pytest.raises(RunNotFoundError):
         await store.delete(lease.run_id, store.clock.now())
 
@@ -402,6 +423,20 @@ async def test_listing_filters_and_pages(store):
     assert [row.id for row in both] == [new(7).id, new(1).id]
     assert await store.runs(RunFilter(statuses=(Status.FAILED, Status.RUNNING))) == []
     assert len(await store.runs(RunFilter(offset=10))) == 3
+
+
+async def test_listing_is_confined_to_a_scope(store):
+    await put(store, *(new(n, f"job{n % 2}", scope=("", "a", "b")[n % 3]) for n in range(12)))
+
+    async def listed(**wanted):
+        return [int(row.id) for row in await store.runs(RunFilter(**wanted))]
+
+    assert await listed(scope="a") == [10, 7, 4, 1]
+    assert await listed(scope="") == [9, 6, 3, 0]
+    assert await listed(scope="A") == await listed(scope="a%") == []
+    assert len(await listed()) == 12
+    assert await listed(scope="a", jobs=("job1",), limit=1, after=new(7).id) == [1]
+    assert await listed(scope="a", statuses=(Status.FAILED,)) == []
 
 
 async def test_a_label_is_matched_as_it_is_written(store):

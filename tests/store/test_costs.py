@@ -125,9 +125,10 @@ async def test_an_idle_worker_asks_at_most_once_a_poll(tmp_path):
 PLANS = {
     "due": {"job": "j", "now": 1, "skipped": "", "limit": 5},
     "is_due": {"job": "j", "now": 1},
-    "busy": {"concurrency_key": "k"},
-    "unpark": {"concurrency_key": "k"},
+    "busy": {"scope": "", "concurrency_key": "k"},
+    "unpark": {"scope": "", "concurrency_key": "k"},
     "claim": {"id": "x", "owner": "o", "token": "t", "recoveries": 0, "due_at": 1, "now": 1},
+    "claimed": {"token": "t", "owner": "o"},
     "renew": {"run_id": "x", "token": "t", "due_at": 1, "now": 1},
     "record": {"run_id": "x", "token": "t", "at": 1, "type": "t", "step": "s", "step_index": 1, "started_at": 1, "data": ""},
     "recorded": {"run_id": "x", "step": "s", "attempt": 1},
@@ -136,7 +137,7 @@ PLANS = {
     "journal": {"run_id": "x", "after": 1, "limit": 5},
     "tail": {"position": 1, "limit": 5},
     "purgeable": {"before": 1, "limit": 5},
-    "enqueued": {"id": "x", "job": "j", "idempotency_key": "k"},
+    "enqueued": {"id": "x", "job": "j", "scope": "", "idempotency_key": "k"},
     "owners": {"job": "j", "now": 1},
     "expire": {"job": "j", "owner": "o", "due_at": 1},
 }  # fmt: skip

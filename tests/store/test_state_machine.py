@@ -51,12 +51,16 @@ class StoreMachine(RuleBasedStateMachine):
         return self.runtime.at
 
     @rule(
-        target=runs, key=st.sampled_from([None, "a", "b"]), known=st.sampled_from([None, "x", "y"])
+        target=runs,
+        key=st.sampled_from([None, "a", "b"]),
+        known=st.sampled_from([None, "x", "y"]),
+        scope=st.sampled_from(["", "t"]),
     )
-    def enqueue(self, key, known):
+    def enqueue(self, key, known, scope):
         self.count += 1
-        run = NewRun(f"{self.count:036d}", "job", "1", "{}", known, key)
+        run = NewRun(f"{self.count:036d}", "job", "1", "{}", known, key, scope)
         ((row, created),) = self.do(self.store.enqueue([run], self.now))
+        key, known = key and (scope, key), known and (scope, known)
         same = next((id for id, r in self.model.items() if known and r["known"] == known), None)
         assert (row.id, created) == ((same, False) if same else (run.id, True))
         if created:
@@ -169,7 +173,9 @@ class StoreMachine(RuleBasedStateMachine):
         for row in rows:
             assert set(self.do(self.store.checkpoints(row.id))) == self.model[row.id]["steps"]
         running = [
-            row.concurrency_key for row in rows if row.status == "running" and row.concurrency_key
+            (row.scope, row.concurrency_key)
+            for row in rows
+            if row.status == "running" and row.concurrency_key
         ]
         assert len(running) == len(set(running))
 
@@ -179,7 +185,8 @@ class StoreMachine(RuleBasedStateMachine):
         for parked in (row for row in rows if row.due_at == 2**53 - 1):
             ahead = [
                 row for row in rows
-                if row.concurrency_key == parked.concurrency_key and row.due_at not in (None, 2**53 - 1)
+                if (row.scope, row.concurrency_key) == (parked.scope, parked.concurrency_key)
+                and row.due_at not in (None, 2**53 - 1)
             ]  # fmt: skip
             assert ahead, f"{parked.id} waits for a key that nobody will hand on"
 

@@ -16,7 +16,8 @@ select waiting.id, waiting.concurrency_key as key
   from durably_runs as waiting
  where waiting.due_at = :parked
    and not exists (select 1 from durably_runs as holder
-                    where holder.concurrency_key = waiting.concurrency_key
+                    where holder.scope = waiting.scope
+                      and holder.concurrency_key = waiting.concurrency_key
                       and holder.due_at is not null and holder.due_at <> :parked)
  order by 1
 

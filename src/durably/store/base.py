@@ -30,6 +30,7 @@ class NewRun(NamedTuple):
     labels: str
     idempotency_key: str | None
     concurrency_key: str | None
+    scope: str = ""
 
 
 class Enqueued(NamedTuple):
@@ -85,6 +86,8 @@ class RunFilter:
     limit: int = 50
     offset: int = 0
     after: str | None = None
+    scope: str | None = None
+    """Only the runs of this scope; '' are those without one, None all."""
 
     def lets_through(self, event: Event) -> bool:
         """Whether an event is of a run that may be listed, whatever its status."""

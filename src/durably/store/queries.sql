@@ -2,20 +2,20 @@
 -- the database's dialect when the file is loaded; values are always parameters.
 
 -- enqueue
--- A new run; no row back means that its idempotency key (or, on a replay, its id) is known.
-insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, due_at, created_at, updated_at)
-values (:id, :job, 'pending', :input, :labels, :idempotency_key, :concurrency_key, :now, :now, :now)
+-- A new run; no row back means that its scope knows its idempotency key (or, on a replay, its id).
+insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, scope, due_at, created_at, updated_at)
+values (:id, :job, 'pending', :input, :labels, :idempotency_key, :concurrency_key, :scope, :now, :now, :now)
 on conflict do nothing
 returning *
 
 -- enqueued
 -- The run that a conflicting insert met.
 select * from durably_runs
- where id = :id or (job = :job and idempotency_key = :idempotency_key)
+ where id = :id or (job = :job and scope = :scope and idempotency_key = :idempotency_key)
 
 -- due
 -- One job's runs that want a worker, the longest due first; but none that lapsed so often before.
-select id, status, concurrency_key, recoveries, due_at
+select due_at, id, status, recoveries, scope, concurrency_key
   from durably_runs
  where job = :job and due_at <= :now and not (status = 'running' and recoveries >= :skipped)
  order by due_at, id
@@ -26,8 +26,9 @@ select id, status, concurrency_key, recoveries, due_at
 select 1 from durably_runs where job = :job and due_at <= :now limit 1
 
 -- busy
--- The run that holds a concurrency key now.
-select id from durably_runs where concurrency_key = :concurrency_key and status = 'running'
+-- The run that holds a scope's concurrency key now.
+select id from durably_runs
+ where scope = :scope and concurrency_key = :concurrency_key and status = 'running'
 
 -- park
 -- A due run whose key is busy waits for the key, not for the clock.
@@ -37,7 +38,7 @@ update durably_runs set due_at = {parked} where id = :id and status = 'pending'
 -- The key is free: the run that has waited longest behind it is due.
 update durably_runs set due_at = created_at
  where id = (select id from durably_runs
-              where concurrency_key = :concurrency_key and due_at = {parked}
+              where scope = :scope and concurrency_key = :concurrency_key and due_at = {parked}
               order by created_at, id limit 1)
 
 -- claim
@@ -159,14 +160,14 @@ select step, step_index, data from durably_journal
 -- journal
 -- A run's history after a number.
 select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at, j.data, r.job, r.labels,
-       case when j.type = 'run:complete' then r.output end
+       case when j.type = 'run:complete' then r.output end, r.scope
   from durably_journal as j left join durably_runs as r on r.id = j.run_id
  where j.run_id = :run_id and j.seq > :after
  order by j.seq limit :limit
 
 -- journal_of
 -- A run's lines of two types after a number.
-select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at, j.data, r.job, r.labels, null
+select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at, j.data, r.job, r.labels, null, r.scope
   from durably_journal as j join durably_runs as r on r.id = j.run_id
  where j.run_id = :run_id and j.seq > :after and j.type in (:type, :other_type)
  order by j.seq limit :limit

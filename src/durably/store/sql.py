@@ -125,6 +125,17 @@ def any_due(jobs: Sequence[str], now: int) -> Transaction[bool]:
     return False
 
 
+class _Due(NamedTuple):
+    """A row of the statement ``due``, in the order in which runs are taken."""
+
+    due_at: int
+    id: str
+    status: str
+    recoveries: int
+    scope: str
+    concurrency_key: str | None
+
+
 class ClaimRequest(NamedTuple):
     """What a worker asks for."""
 
@@ -155,10 +166,10 @@ def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
         for candidate in due:
             if len(claimed) >= ask.limit:
                 return Claims(claimed, True)
-            _, status, _, recoveries = candidate
-            if status == Status.RUNNING and recoveries >= SUSPECT - 1 and not suspects:
+            lapsed = candidate.status == Status.RUNNING
+            if lapsed and candidate.recoveries >= SUSPECT - 1 and not suspects:
                 continue
-            if got := (yield from _take(ask, *candidate)):
+            if got := (yield from _take(ask, candidate)):
                 claimed.append(got)
                 suspects = suspects and got.row.recoveries < SUSPECT
         if len(due) < look:
@@ -166,36 +177,32 @@ def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
     return Claims(claimed, True)
 
 
-def _due(
-    ask: ClaimRequest, limit: int, suspects: bool
-) -> Transaction[list[tuple[str, str, str | None, int]]]:
-    found: list[tuple[int, str, str, str | None, int]] = []
+def _due(ask: ClaimRequest, limit: int, suspects: bool) -> Transaction[list[_Due]]:
+    found: list[_Due] = []
     skipped = (_NONE if suspects else SUSPECT - 1) if ask.takeover else 0
     for job in ask.jobs:
         params = {"job": job, "now": ask.now, "limit": limit, "skipped": skipped}
         rows = yield "due", params
-        found += [(due_at, id, status, key, count) for id, status, key, count, due_at in rows]
+        found += [_Due._make(row) for row in rows]
     if len(ask.jobs) > 1:
         found.sort()
-    return [candidate[1:] for candidate in found[:limit]]
+    return found[:limit]
 
 
-def _take(
-    ask: ClaimRequest, id: str, status: str, key: str | None, recoveries: int
-) -> Transaction[Claimed | None]:
-    lapsed = status == Status.RUNNING
-    if key is not None and not lapsed and (yield "busy", {"concurrency_key": key}):
-        yield "park", {"id": id}
+def _take(ask: ClaimRequest, due: _Due) -> Transaction[Claimed | None]:
+    lapsed = due.status == Status.RUNNING
+    if due.concurrency_key is not None and not lapsed and (yield "busy", _key(due)):
+        yield "park", {"id": due.id}
         return None
     count = 0
-    if lapsed and not (yield "progressed", {"run_id": id}):
-        count = recoveries + 1
+    if lapsed and not (yield "progressed", {"run_id": due.id}):
+        count = due.recoveries + 1
     # A lease that was lost twice without a step in between was too short for this run.
     lease = min(ask.lease << max(0, count - 1), max(MAX_LEASE, ask.lease))
     rows = yield (
         "claim",
         {
-            "id": id,
+            "id": due.id,
             "owner": ask.owner,
             "token": ask.token,
             "recoveries": count,
@@ -208,6 +215,11 @@ def _take(
     row = RunRow._make(rows[0])
     seq = yield from _append(row, CLAIM, ask.now)
     return _as_claimed(row, ask, seq=seq, resumed=row.generation > 1)
+
+
+def _key(run: _Due | RunRow) -> dict[str, str | None]:
+    """A concurrency key is its scope's: another scope's equal one is another key."""
+    return {"scope": run.scope, "concurrency_key": run.concurrency_key}
 
 
 def _as_claimed(row: RunRow, ask: ClaimRequest, *, seq: int = 0, resumed: bool) -> Claimed:
@@ -304,7 +316,7 @@ def _moved(
 ) -> Transaction[tuple[RunRow, int]]:
     seq = yield from _append(row, transition, settlement.now, settlement.error)
     if transition.frees_key and row.concurrency_key is not None:
-        key = {"concurrency_key": row.concurrency_key}
+        key = _key(row)
         if not (yield "busy", key):
             yield "unpark", key
     return row, seq
@@ -406,7 +418,8 @@ def delete(run_id: str, now: int, *, replay: bool = False) -> Transaction[RunRow
             return None
         raise RunNotFoundError(run_id)
     row = RunRow._make(rows[0])
-    gone = f'{{"job":{dump_json(row.job)},"labels":{row.labels}}}'
+    scope = dump_json(row.scope)
+    gone = f'{{"job":{dump_json(row.job)},"labels":{row.labels},"scope":{scope}}}'
     told = {"run_id": run_id, "at": now, "type": "run:delete", "attempt": row.generation}
     # The line is written before the others go, so that no position is ever used twice.
     yield "append", {**told, "started_at": None, "data": gone}
@@ -434,6 +447,9 @@ def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any
             names = [f"{column}_{i}" for i in range(len(values))]
             params.update(zip(names, values, strict=True))
             clauses.append(f"{column} in ({', '.join(':' + name for name in names)})")
+    if filter.scope is not None:
+        params["scope"] = filter.scope
+        clauses.append("scope = :scope")
     for i, (key, value) in enumerate(filter.labels.items()):
         params |= {f"label_key_{i}": key, f"label_{i}": value}
         clauses.append(dialect.label.replace(":label_key", f":label_key_{i}") + f" = :label_{i}")
