@@ -1,0 +1,1 @@
+"""A real Chromium for tests, and Node: see README.md."""
