@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+
+from typing_extensions import Unpack
 
 from . import events
 from .bell import Bell
@@ -26,6 +28,7 @@ from .errors import (
     RunConflictError,
     RunFailedError,
     RunNotFoundError,
+    StorageError,
     WaitTimeoutError,
 )
 from .feed import Feed
@@ -40,8 +43,11 @@ from .handle import (
     make_filter,
     snapshot,
 )
+from .http.asgi import AsgiApp
+from .http.handler import Handler, HandlerOptions
 from .job import Job
 from .models import (
+    Health,
     I,
     LogEntry,
     O,
@@ -218,6 +224,30 @@ class Durably(Emitter):
         """Whether its worker claims runs. A worker whose database was replaced has stopped by itself."""
         return self._worker is not None and self._worker.is_working
 
+    async def health(self) -> Health:
+        """How this instance is: its database, its worker."""
+        try:
+            self._check_loop()
+            await self._store.end_of_tail()
+            database = "unavailable" if self._store.trouble else "ok"
+        except ClosedError:
+            database = "closed"
+        except StorageError:
+            database = "unavailable"
+        if not self._works:
+            return Health(database, "none")
+        return Health(database, "working" if self.is_working else "stopped")
+
+    @property
+    def runtime(self) -> Runtime:
+        """Its time and chance."""
+        return self._runtime
+
+    @property
+    def max_input_bytes(self) -> int:
+        """How large a run's input may be."""
+        return self._max_input
+
     async def start(self) -> None:
         """Start the worker. The schema must be up to date: see ``migrate`` and ``init``."""
         await self._open()
@@ -294,6 +324,31 @@ class Durably(Emitter):
         while worker.running or await self._store.any_due(list(self._jobs), self._runtime.now()):
             await self._runtime.sleep(0.02)
         return worker.claimed - before
+
+    # -- to the outside
+
+    def handler(self, **options: Unpack[HandlerOptions]) -> Handler:
+        """The HTTP and SSE protocol without a framework: ``await handler.handle(request)``.
+
+        Options as ``durably.http.Handler``.
+        """
+        return Handler(self, **options)
+
+    def asgi(
+        self, *, base_path: str = "/api/durably", **options: Unpack[HandlerOptions]
+    ) -> AsgiApp:
+        """An ASGI application that speaks the protocol; mount it in FastAPI, Starlette, Django ...
+
+        ``base_path`` is taken off paths that begin with it, for where nothing mounts it. Served by
+        itself, it starts and stops this instance. Options as ``durably.http.Handler``.
+        """
+        return AsgiApp(self, Handler(self, **options), base_path)
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
+        """``init()`` and ``stop()`` around an application: ``FastAPI(lifespan=durably.lifespan)``."""
+        async with self:
+            yield
 
     def sync(self) -> SyncDurably:
         """The same for callers that cannot await: ``with durably.sync() as d: d.trigger(...)``."""
@@ -429,16 +484,26 @@ class Durably(Emitter):
         return self._feed.subscribe(run_id, after)
 
     def subscribe_runs(
-        self, *, job: str | Sequence[str] = (), labels: Mapping[str, str] | None = None
+        self,
+        *,
+        job: str | Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        scope: str | None = None,
     ) -> AsyncGenerator[events.AnyEvent | events.Resync, None]:
         """The events of all runs that match, from now on, whichever process executes them.
 
         For lists of runs: ``step:complete`` and ``run:complete`` come without their outputs. An
         ``events.Resync`` says that some were missed, so that the list should be read again.
         """
+        return self.follow_runs(make_filter(job, (), labels, 1, 0, None, scope))
+
+    def follow_runs(
+        self, filter: RunFilter
+    ) -> AsyncGenerator[events.AnyEvent | events.Resync, None]:
+        """As ``subscribe_runs``, by a filter."""
         self._check_loop()
         assert self._feed is not None
-        return self._feed.subscribe_runs(make_filter(job, (), labels, 1, 0, None).lets_through)
+        return self._feed.subscribe_runs(filter.lets_through)
 
     async def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
         """The run once it is completed, whichever process executes it.

@@ -162,6 +162,32 @@ class LogEntry:
     timestamp: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How an instance is, for what watches over it."""
+
+    database: Literal["ok", "unavailable", "closed"]
+    worker: Literal["working", "stopped", "none"]
+    """``none``: this instance was made not to work."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process does what it is there for; else a restart may help."""
+        return self.database != "closed" and self.worker != "stopped"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be given work at the moment."""
+        return self.is_alive and self.database == "ok"
+
+    @property
+    def status(self) -> Literal["ok", "degraded", "down"]:
+        """All in one word."""
+        if not self.is_alive:
+            return "down"
+        return "ok" if self.is_ready else "degraded"
+
+
 def run_from_row(
     row: RunRow,
     input_codec: Codec[I] | None = None,

@@ -129,18 +129,19 @@ class Gate:
         site = request.headers.get("sec-fetch-site")
         origin = request.headers.get("origin")
         listed = origin is not None and origin in self.origins
-        same = site == "same-origin" or (
-            site is None and origin is not None and _is_same(origin, request)
-        )
-        stranger = site not in (None, "same-origin", "none") or (
-            site is None and origin is not None and not same
-        )
-        if stranger and not listed:
+        # Where the browser says what the page's site is, that decides; else the Origin does, if any.
+        if site is not None:
+            same, ours = site == "same-origin", site in ("same-origin", "none")
+        else:
+            same = origin is not None and _is_same(origin, request)
+            ours = same or origin is None
+        if not ours and not listed:
             raise Refusal(403, "cross_origin", "requests from pages of other origins are refused")
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind and kind != "application/json":
             raise Refusal(415, "not_json", "send content-type: application/json")
-        if not kind and "x-durably" not in request.headers and not same:
+        # A same-origin page's script, with an empty body: the published client asks like this.
+        if not kind and not same and "x-durably" not in request.headers:
             raise Refusal(
                 415, "not_json", "send content-type: application/json, or the header X-Durably: 1"
             )
@@ -167,7 +168,7 @@ class Gate:
         if not self.origins:
             return []
         origin = request.headers.get("origin")
-        if origin not in self.origins or origin is None:
+        if origin is None or origin not in self.origins:
             return [("vary", "Origin")]
         return [
             ("vary", "Origin"),
@@ -196,4 +197,5 @@ def _hostname(host: str) -> str:
 
 
 def _is_same(origin: str, request: Request) -> bool:
-    return origin.partition("://")[2].lower() == request.headers.get("host", "").lower() != ""
+    host = request.headers.get("host", "").lower()
+    return bool(host) and origin.partition("://")[2].lower() == host

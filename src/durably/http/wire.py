@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from ..codec import PLAIN, Codec, dump_json, load_json
 from ..events import EVENT_TYPES, AnyEvent
-from ..models import I, LogEntry, LogLevel, O, Progress, Run, RunError, RunRow, StepRecord
+from ..models import Health, I, LogEntry, LogLevel, O, Progress, Run, RunError, RunRow, StepRecord
 from ..runtime import to_datetime
 from ..state import Status
 
@@ -450,6 +450,11 @@ def job_to_wire(job: JobInfo) -> dict[str, Any]:
 def job_from_wire(data: Mapping[str, Any]) -> JobInfo:
     """A job that a server told of."""
     return JobInfo(data["name"], data["inputSchema"], data["outputSchema"])
+
+
+def health_to_wire(health: Health) -> dict[str, Any]:
+    """How a process is."""
+    return {"status": health.status, "database": health.database, "worker": health.worker}
 
 
 # -- events

@@ -91,8 +91,10 @@ class RunFilter:
 
     def lets_through(self, event: Event) -> bool:
         """Whether an event is of a run that may be listed, whatever its status."""
-        return (not self.jobs or event.job in self.jobs) and all(
-            event.labels.get(name) == value for name, value in self.labels.items()
+        return (
+            (not self.jobs or event.job in self.jobs)
+            and self.scope in (None, event.scope)
+            and all(event.labels.get(name) == value for name, value in self.labels.items())
         )
 
 

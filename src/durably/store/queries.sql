@@ -145,7 +145,7 @@ select *, (select max(seq) from durably_journal where run_id = :run_id) from dur
 -- in_progress
 -- The runs that others execute and that say how far they are; without their inputs.
 select id, job, status, '', null, null, labels, progress, null, null, due_at, lease_owner, null,
-       generation, recoveries, created_at, started_at, ended_at, updated_at
+       generation, recoveries, created_at, started_at, ended_at, updated_at, scope
   from durably_runs where status = 'running' and progress is not null and lease_owner <> :owner
 
 -- count_steps
@@ -175,7 +175,7 @@ select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attemp
 -- tail
 -- What was committed after a position, over all runs; without the outputs, which may be large.
 select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at,
-       case when j.type <> 'step:complete' then j.data end, r.job, r.labels, null
+       case when j.type <> 'step:complete' then j.data end, r.job, r.labels, null, r.scope
   from durably_journal as j left join durably_runs as r on r.id = j.run_id
  where j.position > :position order by j.position limit :limit
 

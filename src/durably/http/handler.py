@@ -1,0 +1,426 @@
+"""The protocol without a framework: a request in, a response out.
+
+Read ``handle`` top to bottom: route, gate, caller, query, and then the operation, one small method
+each. What an operation raises becomes a refusal by one table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from pydantic import PydanticInvalidForJsonSchema
+
+from ..codec import Codec, Unstorable
+from ..errors import (
+    ClosedError,
+    ConfigurationError,
+    DurablyError,
+    InvalidInputError,
+    JobNotFoundError,
+    RunConflictError,
+    RunNotFoundError,
+    StorageError,
+)
+from ..handle import Trigger, bad_input, make_filter
+from ..models import RunRow, run_from_row
+from ..options import one_of
+from .auth import Caller, Gate, Operation
+from .message import Refusal, Request, Response, respond
+from .openapi import describe
+from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
+from .streams import Limits, Streams
+from .wire import (
+    VOCABULARIES,
+    ErrorPolicy,
+    JobInfo,
+    Triggered,
+    WireError,
+    dump,
+    health_to_wire,
+    job_to_wire,
+    log_to_wire,
+    run_to_wire,
+    status_from_wire,
+    step_to_wire,
+    trigger_from_wire,
+    triggered_to_wire,
+)
+
+if TYPE_CHECKING:
+    from ..durably import Durably
+
+logger = logging.getLogger("durably")
+
+_ENVELOPE = 16_384  # bytes of a trigger's body beside its input
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request that was let in."""
+
+    request: Request
+    route: Route
+    query: Query
+    caller: Caller
+
+
+class HandlerOptions(TypedDict, total=False):
+    """What ``durably.handler``, ``.asgi`` and ``.wsgi`` pass on."""
+
+    auth: Any
+    public: bool
+    origins: Collection[str]
+    errors: ErrorPolicy
+    compat: str | None
+    limits: Limits | None
+
+
+class Handler:
+    """``handle(request)``, and each operation by itself. Make it with ``durably.handler(...)``.
+
+    ``auth``: who may do what (``durably.http.Auth``). Without it only this machine is answered,
+    unless ``public`` is True. ``origins``: other origins whose pages may call, exactly as browsers
+    write them (``https://app.example.com``). ``errors``: how much is told of why runs fail.
+    ``compat``: ``"0.15"`` speaks as the published client of the TypeScript library wants it.
+    ``limits``: see ``Limits``.
+    """
+
+    def __init__(
+        self,
+        durably: Durably,
+        *,
+        auth: Any | None = None,
+        public: bool = False,
+        origins: Collection[str] = (),
+        errors: ErrorPolicy = "message",
+        compat: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if compat not in VOCABULARIES:
+            known = ", ".join(repr(name) for name in VOCABULARIES if name)
+            raise ConfigurationError(f"compat must be one of {known}, or None; not {compat!r}")
+        if auth is not None and not callable(getattr(auth, "authenticate", None)):
+            raise ConfigurationError("auth has no method authenticate(request)")
+        for origin in origins:
+            if "://" not in origin or origin.endswith("/") or "*" in origin:
+                raise ConfigurationError(
+                    f"origin {origin!r} is not written as browsers do, as 'https://app.example.com'"
+                )
+        self._durably = durably
+        self._vocabulary = VOCABULARIES[compat]
+        self._errors: ErrorPolicy = one_of("errors", errors, ("full", "message", "none"))
+        self._gate = Gate(auth, public=public, origins=origins)
+        self._streams = Streams(durably, self._vocabulary, self._errors, limits or Limits())
+        if auth is None and public:
+            logger.warning("public=True: anybody who reaches this server can do everything")
+
+    # -- the way of a request
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request. Raises nothing but what cancels it."""
+        try:
+            if request.method == "OPTIONS" and "access-control-request-method" in request.headers:
+                return self._preflight(request)
+            route = find_route(request.method, request.path)
+        except Refusal as refusal:
+            return self._finish(request, refusal.response())
+        return await self._serve(route, request)
+
+    async def _serve(self, route: Route, request: Request) -> Response:
+        try:
+            answer = await self._answer(route, request)
+        except Refusal as refusal:
+            answer = refusal.response()
+        except (WireError, DurablyError) as error:
+            answer = _refusal_of(error).response()
+        except Exception:
+            number = self._durably.runtime.token()[:12]
+            logger.exception("%s %s failed (request %s)", route.method, route.path, number)
+            message = f"something went wrong here; the log knows it as request {number}"
+            answer = Refusal(500, "internal", message, more={"requestId": number}).response()
+        return self._finish(request, answer)
+
+    async def _answer(self, route: Route, request: Request) -> Response:
+        self._gate.check_peer(request)
+        if route.is_unsafe:
+            self._gate.check_origin(request)
+        caller = Caller(None, None, None) if route.open else await self._gate.admit(request)
+        ask = Ask(request, route, Query(request, route), caller)
+        operation: Callable[[Ask], Awaitable[Response]] = getattr(self, f"_{route.operation}")
+        return await operation(ask)
+
+    def _finish(self, request: Request, response: Response) -> Response:
+        headers = [*response.headers, *self._gate.cors(request)]
+        body = (
+            b"" if request.method == "HEAD" and isinstance(response.body, bytes) else response.body
+        )
+        return Response(response.status, headers, body)
+
+    def _preflight(self, request: Request) -> Response:
+        methods = methods_of(request.path)
+        if not methods:
+            raise Refusal(404, "not_found", "there is nothing at this path")
+        allowed = [
+            ("access-control-allow-methods", ", ".join(methods)),
+            (
+                "access-control-allow-headers",
+                "content-type, x-durably, authorization, last-event-id",
+            ),
+            ("access-control-max-age", "600"),
+        ]
+        cors = self._gate.cors(request)
+        known = any(name == "access-control-allow-origin" for name, _ in cors)
+        return Response(204, [*cors, *(allowed if known else [])], b"")
+
+    async def _row(self, ask: Ask, operation: Operation) -> RunRow:
+        """The run that is asked for, if it is this caller's: else there is none."""
+        row = await self._durably.row(ask.query.run_id)
+        if row is None or not await ask.caller.may_access(run_from_row(row), operation):
+            raise RunNotFoundError(ask.query.run_id)
+        return row
+
+    # -- each operation by itself, for those who route themselves
+
+    async def trigger(self, request: Request) -> Response:
+        """POST /trigger"""
+        return await self._serve(OPERATIONS["trigger"], request)
+
+    async def runs(self, request: Request) -> Response:
+        """GET /runs"""
+        return await self._serve(OPERATIONS["runs"], request)
+
+    async def run(self, request: Request) -> Response:
+        """GET /run?runId="""
+        return await self._serve(OPERATIONS["run"], request)
+
+    async def steps(self, request: Request) -> Response:
+        """GET /steps?runId="""
+        return await self._serve(OPERATIONS["steps"], request)
+
+    async def logs(self, request: Request) -> Response:
+        """GET /logs?runId="""
+        return await self._serve(OPERATIONS["logs"], request)
+
+    async def retry(self, request: Request) -> Response:
+        """POST /retry?runId="""
+        return await self._serve(OPERATIONS["retry"], request)
+
+    async def retrigger(self, request: Request) -> Response:
+        """POST /retrigger?runId="""
+        return await self._serve(OPERATIONS["retrigger"], request)
+
+    async def cancel(self, request: Request) -> Response:
+        """POST /cancel?runId="""
+        return await self._serve(OPERATIONS["cancel"], request)
+
+    async def delete(self, request: Request) -> Response:
+        """DELETE /run?runId="""
+        return await self._serve(OPERATIONS["delete"], request)
+
+    async def jobs(self, request: Request) -> Response:
+        """GET /jobs"""
+        return await self._serve(OPERATIONS["jobs"], request)
+
+    async def subscribe(self, request: Request) -> Response:
+        """GET /subscribe?runId="""
+        return await self._serve(OPERATIONS["subscribe"], request)
+
+    async def runs_subscribe(self, request: Request) -> Response:
+        """GET /runs/subscribe"""
+        return await self._serve(OPERATIONS["runs_subscribe"], request)
+
+    # -- what they do
+
+    async def _trigger(self, ask: Ask) -> Response:
+        body = await ask.request.read(self._durably.max_input_bytes + _ENVELOPE)
+        wanted = trigger_from_wire(body, self._vocabulary)
+        handle = self._durably.get_job(wanted.job)
+        if handle is None:
+            raise JobNotFoundError(f"there is no job {wanted.job[:255]!r} here")
+        wanted = await ask.caller.may_trigger(wanted)
+        job = handle.definition
+        given = wanted.input if job.takes_input or wanted.input != {} else None
+        try:
+            input = job.input.decode(dump(given).decode())
+        except Unstorable as problem:
+            raise bad_input(job, problem) from None
+        trigger = Trigger(
+            input,
+            wanted.idempotency_key,
+            wanted.concurrency_key,
+            wanted.labels,
+            ask.caller.scope or "",
+        )
+        row, created = (await self._durably.enqueue([self._durably.new_run(job, trigger)]))[0]
+        disposition = "created" if created else "idempotent"
+        wish = ask.request.headers.get("prefer", "")
+        run = run_to_wire(row, 0, self._vocabulary) if "return=representation" in wish else None
+        return respond(triggered_to_wire(Triggered(row.id, disposition, run)))
+
+    async def _runs(self, ask: Ask) -> Response:
+        query = ask.query
+        limit = query.number("limit", 50)
+        filter = make_filter(
+            query.texts("jobName"),
+            [status_from_wire(word) for word in query.texts("status")],
+            query.labels,
+            limit + 1,  # one more, to know whether there is more
+            query.number("offset", 0),
+            query.text("cursor"),
+        )
+        rows = await self._durably.rows(await ask.caller.scoped(filter, live=False))
+        page = rows[:limit]
+        counts = await self._durably.count_steps([row.id for row in page])
+        more = [("durably-next-cursor", page[-1].id)] if len(rows) > limit else []
+        told = [
+            run_to_wire(row, count, self._vocabulary, self._errors)
+            for row, count in zip(page, counts, strict=True)
+        ]
+        return respond(told, headers=more)
+
+    async def _run(self, ask: Ask) -> Response:
+        row = await self._row(ask, "run")
+        (count,) = await self._durably.count_steps([row.id])
+        return respond(run_to_wire(row, count, self._vocabulary, self._errors))
+
+    async def _steps(self, ask: Ask) -> Response:
+        row = await self._row(ask, "steps")
+        steps = await self._durably.get_steps(row.id)
+        return respond([step_to_wire(s, row.id, self._vocabulary, self._errors) for s in steps])
+
+    async def _logs(self, ask: Ask) -> Response:
+        row = await self._row(ask, "logs")
+        after, limit = ask.query.number("after", 0), ask.query.number("limit", 1000)
+        entries = await self._durably.get_logs(row.id, after=after, limit=limit)
+        return respond([log_to_wire(entry, self._vocabulary) for entry in entries])
+
+    async def _retry(self, ask: Ask) -> Response:
+        row = await self._row(ask, "retry")
+        await self._durably.retry(row.id)
+        return _DONE
+
+    async def _retrigger(self, ask: Ask) -> Response:
+        row = await self._row(ask, "retrigger")
+        new = await self._durably.retrigger(row.id)
+        return respond({"success": True, "runId": new.id})
+
+    async def _cancel(self, ask: Ask) -> Response:
+        row = await self._row(ask, "cancel")
+        await self._durably.cancel(row.id)
+        return _DONE
+
+    async def _delete(self, ask: Ask) -> Response:
+        row = await self._row(ask, "delete")
+        await self._durably.delete_run(row.id)
+        return _DONE
+
+    async def _jobs(self, ask: Ask) -> Response:
+        await ask.caller.may_read("on_jobs")
+        jobs = [handle.definition for handle in self._durably.jobs.values()]
+        told = [JobInfo(job.name, _schema(job.input), _schema(job.output)) for job in jobs]
+        return respond([job_to_wire(job) for job in told])
+
+    async def _subscribe(self, ask: Ask) -> Response:
+        row = await self._row(ask, "subscribe")
+        caller = ask.caller
+
+        async def check() -> bool:
+            now = await self._admit_again(ask)
+            row = await self._durably.row(ask.query.run_id)
+            return now is not None and (
+                row is None or await now.may_access(run_from_row(row), "subscribe")
+            )
+
+        return await self._streams.of_run(row.id, _last_seen(ask), caller.principal, check)
+
+    async def _runs_subscribe(self, ask: Ask) -> Response:
+        filter = make_filter(ask.query.texts("jobName"), (), ask.query.labels, 1, 0, None)
+        filter = await ask.caller.scoped(filter, live=True)
+        was_away = "last-event-id" in ask.request.headers
+
+        async def check() -> bool:
+            return await self._admit_again(ask) is not None
+
+        return await self._streams.of_list(filter, ask.caller.principal, check, was_away=was_away)
+
+    async def _admit_again(self, ask: Ask) -> Caller | None:
+        try:
+            return await self._gate.admit(ask.request)
+        except Refusal:
+            return None
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def close_streams(self) -> None:
+        """End every stream, and begin no more: the server is stopping. The clients come back."""
+        self._streams.close()
+
+    async def _healthz(self, ask: Ask) -> Response:
+        health = await self._durably.health()
+        return respond(health_to_wire(health), 200 if health.is_alive else 503)
+
+    async def _readyz(self, ask: Ask) -> Response:
+        health = await self._durably.health()
+        return respond(health_to_wire(health), 200 if health.is_ready else 503)
+
+    async def _openapi(self, ask: Ask) -> Response:
+        return respond(describe())
+
+
+_DONE = respond({"success": True})
+_REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
+    WireError: (400, "invalid_request"),
+    InvalidInputError: (400, "invalid_input"),
+    ConfigurationError: (400, "invalid_request"),
+    JobNotFoundError: (404, "job_not_found"),
+    RunNotFoundError: (404, "run_not_found"),
+    RunConflictError: (409, "conflict"),
+}
+
+
+def _refusal_of(error: WireError | DurablyError) -> Refusal:
+    """How an error of ours is told. What is wrong with the database is nobody's business outside."""
+    if isinstance(error, ClosedError):
+        logger.warning("a request came while this was closed: %s", error)
+        message = (
+            "Durably is not started here: begin it with the server (lifespan=durably.lifespan)"
+        )
+        return Refusal(503, "not_started", message, headers=[("retry-after", "1")])
+    if isinstance(error, StorageError):
+        logger.warning("a request could not be answered: %s", error)
+        again = [("retry-after", "1")]
+        return Refusal(503, "unavailable", "the database is not available", headers=again)
+    for kind, (status, code) in _REFUSALS.items():
+        if isinstance(error, kind):
+            more: dict[str, Any] = {}
+            if isinstance(error, WireError):
+                code = error.code
+            if (path := getattr(error, "path", None)) is not None:
+                more["path"] = path
+            if isinstance(error, RunConflictError):
+                more["status"] = error.status
+            return Refusal(status, code, str(error), more=more)
+    raise error
+
+
+def _last_seen(ask: Ask) -> int | None:
+    """The number after which the client wants the journal; None: it knows nothing yet."""
+    header = ask.request.headers.get("last-event-id", "")
+    if not header:
+        return None if ask.query.text("after") is None else ask.query.number("after", 0)
+    if not (header.isascii() and header.isdigit() and int(header) <= MAX_NUMBER):
+        raise Refusal(400, "invalid_request", "Last-Event-ID must be a number that an event had")
+    return int(header)
+
+
+def _schema(codec: Codec[Any]) -> dict[str, Any]:
+    try:
+        return codec.schema()
+    except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
+        return {}
