@@ -1,1 +1,30 @@
-"""A Durably server, from Python."""
+"""A Durably server, from Python: ``DurablyClient``, and ``SyncDurablyClient`` for blocking callers.
+
+sync -> client -> server, subscription -> connection -> refusals -> errors
+        bar       sse
+"""
+
+try:
+    import httpx2 as _  # noqa: F401 - asked for here, so that its absence has one clear message
+except ModuleNotFoundError as error:
+    if error.name != "httpx2":
+        raise
+    raise ModuleNotFoundError(
+        "durably.client needs httpx2, which is not installed: pip install 'durably[client]'",
+        name="httpx2",
+    ) from None
+
+from ..http.wire import JobInfo, ListEvent
+from .client import DurablyClient
+from .errors import RequestRefusedError, ServerError, ServerUnavailableError
+from .sync import SyncDurablyClient
+
+__all__ = [
+    "DurablyClient",
+    "JobInfo",
+    "ListEvent",
+    "RequestRefusedError",
+    "ServerError",
+    "ServerUnavailableError",
+    "SyncDurablyClient",
+]

@@ -1,0 +1,423 @@
+"""A Durably server, as if it were here: the same calls, the same types, the same errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, nullcontext, suppress
+from dataclasses import replace
+from typing import Any, Generic, cast, overload
+
+import httpx2
+
+from ..codec import PLAIN, Unstorable, load_json
+from ..errors import (
+    InvalidInputError,
+    RunCancelledError,
+    RunFailedError,
+    RunNotFoundError,
+    WaitTimeoutError,
+)
+from ..events import AnyEvent, Resync, RunProgress
+from ..handle import JobHandle, bad_input, check_key, check_labels, make_filter
+from ..http.wire import JobInfo, ListEvent, TriggerRequest
+from ..job import Job
+from ..models import I, LogEntry, O, Run, StepRecord
+from ..options import positive
+from ..runtime import Runtime, Seconds, seconds
+from ..state import Status
+from ..store.base import RunFilter
+from ..terminal import Show
+from .bar import open_bar
+from .connection import Connection
+from .errors import ServerError, ServerUnavailableError
+from .server import PAGE, Server
+from .subscription import RunStream, list_events
+
+AnyJob = Job[I, O] | JobHandle[I, O]
+Watch = Callable[[AnyEvent], object]
+
+_LAST_LOOK = 2.0  # seconds for how a run stands, when waiting for it took too long
+_NO_INPUT: Any = None  # for a job that takes none
+
+
+class DurablyClient:
+    """A Durably server, spoken to over HTTP, with the methods of ``Durably``.
+
+    ``url``: of the API, as ``http://127.0.0.1:8000/api/durably``.
+    ``jobs``: jobs whose types the inputs and outputs of runs have; a job that is given to a method is
+    remembered as well. Runs of other jobs have plain JSON values.
+    ``headers``, ``auth``: sent with each request; a bearer token is
+    ``headers={"authorization": "Bearer ..."}``, and ``auth=("name", "password")`` is Basic.
+    ``timeout``: seconds to connect, and between parts of an answer.
+    ``retries``: how often a request that got no answer is sent again, where that does no harm.
+    ``transport``: an ``httpx2`` transport, for proxies, certificates, or an ASGI application.
+
+    Making one does no I/O. ``async with`` closes its connections at the end, as ``close()`` does. It
+    belongs to the event loop on which it is first used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        jobs: Iterable[AnyJob[Any, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+        auth: httpx2.Auth | tuple[str, str] | None = None,
+        timeout: Seconds = 30.0,
+        retries: int = 3,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._connection = Connection(
+            url,
+            headers=headers or {},
+            auth=auth,
+            timeout=positive("timeout", timeout),
+            retries=retries,
+            transport=transport,
+            runtime=Runtime(),
+        )
+        self._server = Server(self._connection)
+        self._jobs: dict[str, Job[Any, Any]] = {}
+        for job in jobs:
+            self._know(job)
+
+    def __repr__(self) -> str:
+        return f"DurablyClient({self._connection.shown!r})"
+
+    async def __aenter__(self) -> DurablyClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; subscriptions end with ``ClosedError``."""
+        await self._connection.close()
+
+    # -- trigger and wait
+
+    @overload
+    async def trigger(
+        self,
+        job: AnyJob[I, O],
+        input: I = _NO_INPUT,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Run[I, O]: ...
+    @overload
+    async def trigger(
+        self,
+        job: str,
+        input: Any = _NO_INPUT,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Run: ...
+    async def trigger(
+        self,
+        job: AnyJob[Any, Any] | str,
+        input: Any = _NO_INPUT,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Run[Any, Any]:
+        """Create a pending run, as ``JobHandle.trigger``.
+
+        With a ``Job`` or a handle the input is checked here and the run is typed; with a name the
+        input is plain JSON. Only with an ``idempotency_key`` is a trigger sent again when it is not
+        known whether it arrived.
+
+        Raises ``InvalidInputError``, ``JobNotFoundError``.
+        """
+        name, known = (job, None) if isinstance(job, str) else (job.name, self._know(job))
+        request = TriggerRequest(
+            name,
+            _kept(name, known, input),
+            check_key("idempotency_key", idempotency_key),
+            check_key("concurrency_key", concurrency_key),
+            check_labels(labels or {}),
+        )
+        return await self._server.trigger(request, known)
+
+    @overload
+    async def trigger_and_wait(
+        self,
+        job: AnyJob[I, O],
+        input: I = _NO_INPUT,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: Seconds | None = None,
+    ) -> Run[I, O]: ...
+    @overload
+    async def trigger_and_wait(
+        self,
+        job: str,
+        input: Any = _NO_INPUT,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: Seconds | None = None,
+    ) -> Run: ...
+    async def trigger_and_wait(
+        self,
+        job: AnyJob[Any, Any] | str,
+        input: Any = _NO_INPUT,
+        *,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: Seconds | None = None,
+    ) -> Run[Any, Any]:
+        """``trigger``, then ``wait``."""
+        run = await self.trigger(
+            job,
+            input,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+            labels=labels,
+        )
+        return await self.wait(run, timeout)
+
+    async def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
+        """The run once it is completed, as ``Durably.wait``; through any number of lost connections.
+
+        Given a ``Run``, its values have the types of its job, where this client knows it; given an
+        id, they are plain JSON. Raises ``RunFailedError``, ``RunCancelledError`` or
+        ``WaitTimeoutError``, each with ``.run``; ``RunNotFoundError``.
+        """
+        return await self._wait(run, timeout, lambda _: None)
+
+    async def follow(
+        self,
+        run: Run[I, O] | str,
+        timeout: Seconds | None = None,
+        *,
+        show: Show | None = None,
+    ) -> Run[I, O]:
+        """``wait``, with a progress bar on the terminal or in the notebook.
+
+        ``show`` draws instead: it is called with each ``Progress``.
+        """
+        with nullcontext(show) if show else open_bar(title_of(run)) as draw:
+            return await self._wait(run, timeout, lambda event: _draw(event, draw))
+
+    async def _wait(self, run: Run[I, O] | str, timeout: Seconds | None, watch: Watch) -> Run[I, O]:
+        waiting = _Waiting(run, None if isinstance(run, str) else self._jobs.get(run.job))
+        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
+        try:
+            async with limit:
+                await self._until_over(waiting, watch)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            await self._look_once_more(waiting, seconds(timeout or 0))
+        return _settled(cast("Run[I, O]", waiting.seen))
+
+    async def _until_over(self, waiting: _Waiting, watch: Watch) -> None:
+        if waiting.seen is None or waiting.seen.is_final:
+            waiting.seen = await self._server.run(waiting.run_id, waiting.job)
+        while not waiting.seen.is_final:
+            async with aclosing(self.subscribe(waiting.run_id, after=None)) as events:
+                async for event in events:
+                    watch(event)
+            waiting.seen = await self._server.run(waiting.run_id, waiting.job, patient=True)
+
+    async def _look_once_more(self, waiting: _Waiting, waited: float) -> None:
+        """In time or not: the run as it stands, if the server can tell."""
+        with suppress(TimeoutError, ServerError):
+            async with asyncio.timeout(_LAST_LOOK):
+                waiting.seen = await self._server.run(waiting.run_id, waiting.job)
+        if waiting.seen is None:
+            url = self._connection.shown
+            text = f"{url} did not tell how run {waiting.run_id} stands within {waited:g} s"
+            raise ServerUnavailableError(text, url=url)
+        if not waiting.seen.is_final:
+            late = f"run {waiting.run_id} is still {waiting.seen.status} after {waited:g} s"
+            raise WaitTimeoutError(late, waiting.seen)
+
+    # -- read
+
+    @overload
+    async def get_run(self, run_id: str) -> Run | None: ...
+    @overload
+    async def get_run(self, run_id: str, *, job: AnyJob[I, O]) -> Run[I, O] | None: ...
+    async def get_run(
+        self, run_id: str, *, job: AnyJob[Any, Any] | None = None
+    ) -> Run[Any, Any] | None:
+        """A run; None if there is none. Its values are plain JSON, or have the types of ``job``."""
+        known = None if job is None else self._know(job)
+        try:
+            run = await self._server.run(run_id, known)
+        except RunNotFoundError:
+            return None
+        return run if known is None or run.job == known.name else None
+
+    @overload
+    async def get_runs(
+        self,
+        *,
+        job: str | Sequence[str] = (),
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> list[Run]: ...
+    @overload
+    async def get_runs(
+        self,
+        *,
+        job: AnyJob[I, O],
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> list[Run[I, O]]: ...
+    async def get_runs(
+        self,
+        *,
+        job: AnyJob[Any, Any] | str | Sequence[str] = (),
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        offset: int = 0,
+        cursor: str | None = None,
+    ) -> list[Run[Any, Any]]:
+        """Runs that match all that is given, newest first, as ``Durably.get_runs``.
+
+        With a ``Job`` or a handle they are typed. More than 200 are asked for page by page.
+        """
+        known = self._know(job) if isinstance(job, Job | JobHandle) else None
+        names = known.name if known else cast("str | Sequence[str]", job)
+        filter = make_filter(names, status, labels, limit, offset, cursor)
+        found: list[Run[Any, Any]] = []
+        more: RunFilter | None = filter
+        while more is not None and len(found) < limit:
+            page, more = await self._server.runs(replace(more, limit=limit - len(found)), known)
+            found += page
+        return found
+
+    async def iter_runs(
+        self,
+        *,
+        job: str | Sequence[str] = (),
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[Run]:
+        """All runs that match, newest first, fetched in pages as they are wanted."""
+        more: RunFilter | None = make_filter(job, status, labels, PAGE, 0, None)
+        while more is not None:
+            page, more = await self._server.runs(more, None)
+            for run in page:
+                yield run
+
+    async def get_steps(self, run_id: str) -> list[StepRecord]:
+        """The steps of a run that completed or failed, in order. Raises ``RunNotFoundError``."""
+        return await self._server.steps(run_id)
+
+    async def get_logs(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[LogEntry]:
+        """The kept log lines of a run, oldest first. Raises ``RunNotFoundError``."""
+        return await self._server.logs(run_id, after, limit)
+
+    async def get_jobs(self) -> list[JobInfo]:
+        """The jobs that the server knows: ``name``, ``input_schema``, ``output_schema``."""
+        return await self._server.jobs()
+
+    # -- move
+
+    async def retry(self, run_id: str) -> Run:
+        """Resume a failed or cancelled run from its checkpoints. Raises ``RunConflictError``."""
+        return await self._server.retry(run_id)
+
+    async def retrigger(self, run_id: str) -> Run:
+        """A new run of the same input, labels and concurrency key. Raises as ``Durably.retrigger``."""
+        return await self._server.retrigger(run_id)
+
+    async def cancel(self, run_id: str) -> Run:
+        """Stop a run that is not over. Raises ``RunConflictError``, ``RunNotFoundError``."""
+        return await self._server.cancel(run_id)
+
+    async def delete_run(self, run_id: str) -> None:
+        """Delete a run that is over. Raises ``RunConflictError``, ``RunNotFoundError``."""
+        await self._server.delete(run_id)
+
+    # -- watch
+
+    def subscribe(self, run_id: str, after: int | None = 0) -> AsyncGenerator[AnyEvent]:
+        """A run's events, as ``Durably.subscribe``: its journal after a number, then live.
+
+        Goes on by itself when the connection is lost, the server restarts or a proxy cuts: journaled
+        events come exactly once and in order. ``after=None`` begins with how the run stands now instead
+        of with its past. Ends when the run is over. Raises ``RunNotFoundError`` when it is iterated,
+        ``ServerUnavailableError`` when the server could not be reached in the first place.
+        """
+
+        async def is_over() -> bool:
+            return (await self._server.run(run_id, None, patient=True)).is_final
+
+        return RunStream(self._connection, run_id, after, is_over).events()
+
+    def subscribe_runs(
+        self, *, job: str | Sequence[str] = (), labels: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[ListEvent | Resync]:
+        """What happens to all runs that match, without their values. Never ends by itself.
+
+        Begins with a ``Resync``, and tells another one after each time that it was not connected:
+        then is the time to read the list. What happens after that is told.
+        """
+        filter = make_filter(job, (), labels, 1, 0, None)
+        return list_events(self._connection, filter.jobs, filter.labels)
+
+    def _know(self, job: AnyJob[I, O]) -> Job[I, O]:
+        definition = job.definition if isinstance(job, JobHandle) else job
+        self._jobs[definition.name] = definition
+        return definition
+
+
+class _Waiting(Generic[I, O]):
+    """A run that is waited for, as it was last seen."""
+
+    def __init__(self, run: Run[I, O] | str, job: Job[Any, Any] | None) -> None:
+        self.run_id = run if isinstance(run, str) else run.id
+        self.seen = None if isinstance(run, str) else run
+        self.job = job
+
+
+def _kept(name: str, job: Job[Any, Any] | None, input: Any) -> Any:
+    """An input as JSON, checked: by its job, or as plain JSON where only a name is known."""
+    try:
+        if job is not None:
+            return load_json(job.input.accept(input).text)
+        return load_json(PLAIN.accept(input).text)
+    except Unstorable as problem:
+        if job is not None:
+            raise bad_input(job, problem) from None
+        text = f"the input of job {name!r}: {problem}; pass the Job instead of its name for typed inputs"
+        raise InvalidInputError(text, path=problem.path) from None
+
+
+def _settled(run: Run[I, O]) -> Run[I, O]:
+    """A run that is over, if it was completed; else what ``wait`` raises."""
+    if run.status == Status.FAILED:
+        raise RunFailedError(f"run {run.id} ({run.job}) failed: {run.error}", run)
+    if run.status == Status.CANCELLED:
+        raise RunCancelledError(f"run {run.id} ({run.job}) was cancelled", run)
+    return run
+
+
+def _draw(event: AnyEvent, draw: Show) -> None:
+    if isinstance(event, RunProgress):
+        draw(event.progress)
+
+
+def title_of(run: Run[Any, Any] | str) -> str:
+    return f"run {run}" if isinstance(run, str) else run.job

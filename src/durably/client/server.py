@@ -1,0 +1,167 @@
+"""The routes of a server, one method each: what is sent, and what the answer means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..codec import Unstorable, dump_json
+from ..errors import (
+    DurablyError,
+    InvalidValueError,
+    RunConflictError,
+    RunNotFoundError,
+)
+from ..http import wire
+from ..http.wire import RUN_ID, JobInfo, TriggerRequest
+from ..job import Job
+from ..models import LogEntry, Run, StepRecord
+from ..state import Status
+from ..store.base import RunFilter
+from .connection import Answer, Connection
+from .refusals import Asked
+
+T = TypeVar("T")
+AnyRun = Run[Any, Any]
+
+PAGE = 200  # the most runs that a server lists at once
+_TRIGGER_HINT = "with an idempotency_key= it could be sent again without a second run"
+_MOVE_HINT = "get_run() tells what became of it"
+
+
+class Server:
+    """The operations of the protocol."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    # -- read
+
+    async def run(self, run_id: str, job: Job[Any, Any] | None, *, patient: bool = False) -> AnyRun:
+        """A run, with the types of a job. Raises ``RunNotFoundError``."""
+        asked = Asked("GET", "/run", [(RUN_ID, run_id)], run_id=run_id)
+        return await self._get(asked, lambda answer: _run(answer.data, job), patient=patient)
+
+    async def runs(
+        self, filter: RunFilter, job: Job[Any, Any] | None
+    ) -> tuple[list[AnyRun], RunFilter | None]:
+        """A page of runs, and what asks for the next one, if there is one."""
+        query = wire.runs_to_query(
+            filter.jobs,
+            filter.statuses,
+            filter.labels,
+            min(filter.limit, PAGE),
+            filter.offset,
+            filter.after,
+        )
+        page, cursor = await self._get(
+            Asked("GET", "/runs", query),
+            lambda answer: ([_run(data, job) for data in answer.data], answer.next_cursor),
+        )
+        return page, replace(filter, after=cursor, offset=0) if cursor else None
+
+    async def steps(self, run_id: str) -> list[StepRecord]:
+        """The steps of a run."""
+        asked = Asked("GET", "/steps", [(RUN_ID, run_id)], run_id=run_id)
+        return await self._get(asked, lambda answer: [*map(wire.step_from_wire, answer.data)])
+
+    async def logs(self, run_id: str, after: int, limit: int) -> list[LogEntry]:
+        """The kept log lines of a run."""
+        query = [(RUN_ID, run_id), ("after", str(after)), ("limit", str(limit))]
+        asked = Asked("GET", "/logs", query, run_id=run_id)
+        return await self._get(asked, lambda answer: [*map(wire.log_from_wire, answer.data)])
+
+    async def jobs(self) -> list[JobInfo]:
+        """The jobs that the server knows."""
+        asked = Asked("GET", "/jobs")
+        return await self._get(asked, lambda answer: [*map(wire.job_from_wire, answer.data)])
+
+    async def _get(self, asked: Asked, make: Callable[[Answer], T], *, patient: bool = False) -> T:
+        made = await self._connection.ask(asked, make, patient=patient)
+        assert made is not None, "nothing but a move is done by a try whose answer was lost"
+        return made
+
+    # -- move
+
+    async def trigger(self, request: TriggerRequest, job: Job[Any, Any] | None) -> AnyRun:
+        """A new run, or the one that has the key."""
+        asked = Asked(
+            "POST",
+            "/trigger",
+            body=dump_json(wire.trigger_to_wire(request)).encode(),
+            action="trigger",
+            repeatable=request.idempotency_key is not None,
+            hint=_TRIGGER_HINT,
+        )
+        run = await self._triggered(asked, job)
+        return replace(run, idempotency_key=request.idempotency_key)
+
+    async def retrigger(self, run_id: str) -> AnyRun:
+        """A new run of an old one's input."""
+        return await self._triggered(_move("POST", "/retrigger", run_id, "retrigger"), None)
+
+    async def retry(self, run_id: str) -> AnyRun:
+        """The same run, pending again."""
+        return await self._moved(_move("POST", "/retry", run_id, "retry"))
+
+    async def cancel(self, run_id: str) -> AnyRun:
+        """The run, cancelled."""
+        return await self._moved(_move("POST", "/cancel", run_id, "cancel", _is_cancelled))
+
+    async def delete(self, run_id: str) -> None:
+        """Delete a run."""
+        asked = _move("DELETE", "/run", run_id, "delete", _is_gone)
+        await self._connection.ask(asked, lambda answer: answer.data["success"])
+
+    async def _triggered(self, asked: Asked, job: Job[Any, Any] | None) -> AnyRun:
+        made = await self._get(asked, lambda answer: wire.triggered_from_wire(answer.data))
+        if made.run is None:  # told only by those that know what we prefer
+            run = await self.run(made.run_id, job)
+        else:
+            run = _run(made.run, job)
+        return replace(run, disposition=made.disposition)
+
+    async def _moved(self, asked: Asked) -> AnyRun:
+        told = await self._connection.ask(asked, lambda answer: answer.data.get("run"))
+        return await self.run(asked.run_id, None) if told is None else _run(told, None)
+
+
+def _move(
+    method: str,
+    path: str,
+    run_id: str,
+    action: str,
+    means_done: Callable[[DurablyError], bool] | None = None,
+) -> Asked:
+    return Asked(
+        method,
+        path,
+        [(RUN_ID, run_id)],
+        action=action,
+        run_id=run_id,
+        repeatable=means_done is not None,
+        hint=_MOVE_HINT,
+        means_done=means_done or (lambda _: False),
+    )
+
+
+def _is_cancelled(refused: DurablyError) -> bool:
+    return isinstance(refused, RunConflictError) and refused.status == Status.CANCELLED
+
+
+def _is_gone(refused: DurablyError) -> bool:
+    return isinstance(refused, RunNotFoundError)
+
+
+def _run(data: Any, job: Job[Any, Any] | None) -> AnyRun:
+    if job is None:
+        return wire.run_from_wire(data)
+    try:
+        return wire.run_from_wire(data, job.input, job.output)
+    except Unstorable as problem:
+        raise InvalidValueError(
+            f"what the server has of run {data['id']} does not fit job {job.name!r}: {problem}; "
+            "get_run(run_id) without job= gives it as plain JSON",
+            path=problem.path,
+        ) from None

@@ -1,0 +1,194 @@
+"""Streams of events that outlive their connections: each goes on after the last number it was told."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Literal, TypeVar
+
+from ..errors import RunNotFoundError
+from ..events import AnyEvent, Resync, RunDelete
+from ..http.wire import (
+    RESYNC,
+    RUN_ID,
+    ListEvent,
+    event_from_list,
+    event_from_wire,
+    runs_to_query,
+)
+from ..runtime import to_datetime
+from .connection import Backoff, Connection, Lost
+from .errors import ServerError
+from .refusals import Asked
+from .sse import Message, Parser, TooLong
+
+logger = logging.getLogger("durably")
+T = TypeVar("T")
+
+_LASTING = 30.0  # seconds after which a connection counts as a good one
+
+Mark = Literal["opened", "ended", "lost"]
+"""What stands between messages: a connection was made, was ended by the server, broke off."""
+
+
+class Stream:
+    """The messages of one subscription, over as many connections as it takes."""
+
+    def __init__(self, connection: Connection, asked: Asked, last_id: str = "") -> None:
+        self._connection, self._asked = connection, asked
+        self._last_id = last_id
+        self._backoff = Backoff(connection.runtime)
+        self._met = False
+
+    async def messages(self) -> AsyncGenerator[Message | Mark]:
+        """Messages, and marks where connections begin and end. Never ends by itself."""
+        while True:
+            wish = 0.0
+            try:
+                async with aclosing(self._one_connection()) as messages:
+                    async for message in messages:
+                        yield message
+                yield "ended"
+            except Lost as lost:
+                wish = self._note(lost)
+                yield "lost"
+            await self._backoff.pause(wish)
+
+    async def _one_connection(self) -> AsyncGenerator[Message | Mark]:
+        parser = Parser(self._last_id)
+        async with self._connection.stream(self._asked, self._last_id) as chunks:
+            began = self._connection.runtime.monotonic()
+            self._met = True
+            yield "opened"
+            try:
+                async for chunk in chunks:
+                    for message in parser.feed(chunk):
+                        self._last_id = message.last_id
+                        self._backoff.failures = 0
+                        yield message
+            except TooLong as error:
+                raise self._nonsense(str(error)) from None
+            finally:
+                self._last_id = parser.last_id
+                self._backoff.heed(parser.retry)
+                if self._connection.runtime.monotonic() - began > _LASTING:
+                    self._backoff.failures = 0
+
+    def _note(self, lost: Lost) -> float:
+        """Give up on a server that was never reached; for one that was, what it wishes."""
+        failures = self._backoff.failures
+        if not self._met and failures >= self._connection.retries:
+            raise self._connection.unavailable(self._asked, lost, failures + 1) from None
+        if self._met and failures == 0:
+            address = self._connection.address(self._asked)
+            logger.info("lost %s (%s); connecting again", address, lost.reason)
+        return lost.wish
+
+    def read(self, message: Message, make: Callable[[Any], T]) -> T:
+        """What a message tells, made by a function of the wire."""
+        try:
+            return make(json.loads(message.data))
+        except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
+            raise self._nonsense("an event is not as this version of Durably knows it") from None
+
+    def _nonsense(self, problem: str) -> ServerError:
+        address = self._connection.address(self._asked)
+        return ServerError(f"GET {address}: {problem}", url=address)
+
+
+class RunStream:
+    """The events of one run until it is over."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        run_id: str,
+        after: int | None,
+        is_over: Callable[[], Awaitable[bool]],
+    ) -> None:
+        asked = Asked("GET", "/subscribe", [(RUN_ID, run_id)], action="watch", run_id=run_id)
+        self._stream = Stream(connection, asked, "" if after is None else str(after))
+        self._now = connection.runtime.now
+        self._is_over = is_over
+        self._last = -1 if after is None else after
+        self._told: AnyEvent | None = None
+
+    async def events(self) -> AsyncGenerator[AnyEvent]:
+        """Journaled events once each and in order, live ones as they come, to the final one."""
+        try:
+            async with aclosing(self._to_the_end()) as events:
+                async for event in events:
+                    self._told = event
+                    yield event
+        except RunNotFoundError:
+            if self._told is None:
+                raise
+            if not isinstance(self._told, RunDelete):
+                yield self._deletion(self._told)
+
+    async def _to_the_end(self) -> AsyncGenerator[AnyEvent]:
+        final = news = was_over = False
+        async with aclosing(self._stream.messages()) as messages:
+            async for message in messages:
+                if isinstance(message, Message):
+                    news = True
+                    if (event := self._read(message)) is not None:
+                        final = event.is_final
+                        yield event
+                elif message == "opened":
+                    news = False
+                elif message == "ended":
+                    # A run may be over, retried, and over again; only the server knows the end of its
+                    # journal. Where it ends a stream without a final event, it is either closing
+                    # down, or the run was over before we asked and there is nothing to add.
+                    if final or (was_over and not news):
+                        return
+                    was_over = await self._is_over()
+
+    def _read(self, message: Message) -> AnyEvent | None:
+        event = self._stream.read(message, event_from_wire)
+        if event is None:  # of a later version
+            return None
+        if event.sequence is not None:
+            if event.sequence <= self._last:
+                return None
+            self._last = max(event.sequence, _number(message.last_id))
+        return event
+
+    def _deletion(self, told: AnyEvent) -> RunDelete:
+        """It was deleted while nobody was connected."""
+        return RunDelete(
+            run_id=told.run_id,
+            job=told.job,
+            labels=told.labels,
+            timestamp=to_datetime(self._now()),
+        )
+
+
+async def list_events(
+    connection: Connection, jobs: Sequence[str], labels: Mapping[str, str]
+) -> AsyncGenerator[ListEvent | Resync]:
+    """What happens to all matching runs, with a ``Resync`` at the start of each connection."""
+    asked = Asked("GET", "/runs/subscribe", runs_to_query(jobs, labels=labels), action="watch")
+    stream = Stream(connection, asked)
+    at_start = False
+    async with aclosing(stream.messages()) as messages:
+        async for message in messages:
+            if message == "opened":
+                at_start = True
+                yield Resync()
+            elif isinstance(message, Message):
+                event = stream.read(message, _list_event)
+                if event is not None and not (at_start and isinstance(event, Resync)):
+                    yield event
+                at_start = False
+
+
+def _list_event(data: Mapping[str, Any]) -> ListEvent | Resync | None:
+    return Resync() if data["type"] == RESYNC else event_from_list(data)
+
+
+def _number(id: str) -> int:
+    return int(id) if id.isascii() and id.isdigit() and len(id) < 19 else 0

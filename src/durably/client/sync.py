@@ -1,0 +1,182 @@
+"""The client for callers that cannot await: its event loop runs in a thread, as ``durably.sync()``'s."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import CancelledError
+from contextlib import nullcontext, suppress
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import httpx2
+
+from ..errors import ClosedError
+from ..events import AnyEvent, Resync
+from ..http.wire import ListEvent
+from ..models import I, O, Run
+from ..runtime import Seconds
+from ..state import Status
+from ..sync import Portal
+from ..terminal import Show
+from .bar import open_bar
+from .client import AnyJob, DurablyClient, title_of
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _blocking(
+    method: Callable[Concatenate[DurablyClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncDurablyClient, P], T]:
+    """The method of ``DurablyClient``, with its types, for callers that cannot await."""
+
+    @wraps(method)
+    def call(self: SyncDurablyClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.call(method(self.client, *args, **kwargs))
+
+    return call
+
+
+class SyncDurablyClient:
+    """``DurablyClient``, blocking; may be used from any thread. The options are the same.
+
+    ``with SyncDurablyClient(url) as c:`` closes it at the end, as ``close()`` does.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        jobs: Iterable[AnyJob[Any, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+        auth: httpx2.Auth | tuple[str, str] | None = None,
+        timeout: Seconds = 30.0,
+        retries: int = 3,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.client = DurablyClient(
+            url,
+            jobs=jobs,
+            headers=headers,
+            auth=auth,
+            timeout=timeout,
+            retries=retries,
+            transport=transport,
+        )
+        """The client behind this one, for ``call``."""
+        self._lock = threading.Lock()
+        self._thread: Portal | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Sync{self.client!r}"
+
+    def __enter__(self) -> SyncDurablyClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    trigger = _blocking(DurablyClient.trigger)
+    trigger_and_wait = _blocking(DurablyClient.trigger_and_wait)
+    wait = _blocking(DurablyClient.wait)
+    get_run = _blocking(DurablyClient.get_run)
+    get_runs = _blocking(DurablyClient.get_runs)
+    get_steps = _blocking(DurablyClient.get_steps)
+    get_logs = _blocking(DurablyClient.get_logs)
+    get_jobs = _blocking(DurablyClient.get_jobs)
+    retry = _blocking(DurablyClient.retry)
+    retrigger = _blocking(DurablyClient.retrigger)
+    cancel = _blocking(DurablyClient.cancel)
+    delete_run = _blocking(DurablyClient.delete_run)
+
+    def iter_runs(
+        self,
+        *,
+        job: str | Sequence[str] = (),
+        status: Status | str | Sequence[Status | str] = (),
+        labels: Mapping[str, str] | None = None,
+    ) -> Iterator[Run]:
+        """As ``DurablyClient.iter_runs``."""
+        return self._iterate(self.client.iter_runs(job=job, status=status, labels=labels))
+
+    def subscribe(self, run_id: str, after: int | None = 0) -> Iterator[AnyEvent]:
+        """As ``DurablyClient.subscribe``, blocking between events."""
+        return self._iterate(self.client.subscribe(run_id, after))
+
+    def subscribe_runs(
+        self, *, job: str | Sequence[str] = (), labels: Mapping[str, str] | None = None
+    ) -> Iterator[ListEvent | Resync]:
+        """As ``DurablyClient.subscribe_runs``, blocking between events."""
+        return self._iterate(self.client.subscribe_runs(job=job, labels=labels))
+
+    def follow(
+        self,
+        run: Run[I, O] | str,
+        timeout: Seconds | None = None,
+        *,
+        show: Show | None = None,
+    ) -> Run[I, O]:
+        """As ``DurablyClient.follow``; ``show`` is called in the loop's thread."""
+        # The bar is opened in this thread: it tells a notebook under which cell it belongs.
+        with nullcontext(show) if show else open_bar(title_of(run)) as draw:
+            return self.call(self.client.follow(run, timeout, show=draw))
+
+    def close(self) -> None:
+        """Close all connections; calls that are waiting in other threads raise ``ClosedError``."""
+        with self._lock:
+            self._closed = True
+            portal, self._thread = self._thread, None
+        if portal is not None:
+            portal.call(self.client.close())
+            portal.call(_cancel_others())
+            portal.close()
+
+    def _portal(self) -> Portal:
+        with self._lock:
+            if self._closed:
+                raise ClosedError("this client is closed; make another one")
+            if self._thread is None:  # not earlier: a thread does not survive a fork
+                self._thread = Portal("durably-client")
+            return self._thread
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of ``client`` on its event loop, and wait for it."""
+        try:
+            portal = self._portal()
+        except ClosedError:
+            coroutine.close()
+            raise
+        try:
+            return portal.call(coroutine)
+        except CancelledError:
+            raise ClosedError("this client was closed while the call waited") from None
+
+    def _iterate(self, stream: AsyncGenerator[T]) -> Iterator[T]:
+        try:
+            while True:
+                try:
+                    yield self.call(anext(stream))
+                except StopAsyncIteration:
+                    return
+        finally:
+            with suppress(ClosedError):
+                self.call(stream.aclose())
+
+
+async def _cancel_others() -> None:
+    """Before the loop stops: nobody may wait for it for ever."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
