@@ -45,6 +45,7 @@ from .handle import (
 )
 from .http.asgi import AsgiApp
 from .http.handler import Handler, HandlerOptions
+from .http.wsgi import WsgiApp
 from .job import Job
 from .models import (
     Health,
@@ -151,6 +152,7 @@ class Durably(Emitter):
             max_recoveries=max_recoveries,
             max_output=max_output_bytes,
         )
+        self._sync = SyncDurably(self)
         self._feed: Feed | None = None
         self._worker: Worker | None = None
         self._bell: Bell | None = None
@@ -344,6 +346,15 @@ class Durably(Emitter):
         """
         return AsgiApp(self, Handler(self, **options), base_path)
 
+    def wsgi(
+        self, *, base_path: str = "/api/durably", **options: Unpack[HandlerOptions]
+    ) -> WsgiApp:
+        """A WSGI application that speaks the protocol, for Flask, Django and their like.
+
+        As ``asgi``; the first request opens this instance unless ``durably.sync()`` is open.
+        """
+        return WsgiApp(self, Handler(self, **options), base_path)
+
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[None, None]:
         """``init()`` and ``stop()`` around an application: ``FastAPI(lifespan=durably.lifespan)``."""
@@ -353,7 +364,7 @@ class Durably(Emitter):
     def sync(self) -> SyncDurably:
         """The same for callers that cannot await: ``with durably.sync() as d: d.trigger(...)``."""
 
-        return SyncDurably(self)
+        return self._sync
 
     async def _open(self) -> None:
         if self._feed is not None:

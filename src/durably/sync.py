@@ -75,6 +75,11 @@ class SyncDurably:
         self._open: Portal | None = None
 
     @property
+    def is_open(self) -> bool:
+        """Whether it was opened, by ``with`` or ``init()``."""
+        return self._open is not None
+
+    @property
     def _portal(self) -> Portal:
         if self._open is None:
             raise ClosedError(

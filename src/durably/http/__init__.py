@@ -6,6 +6,7 @@ from .handler import Handler
 from .message import Refusal, Request, Response
 from .streams import Limits
 from .wire import TriggerRequest
+from .wsgi import WsgiApp
 
 __all__ = [
     "AsgiApp",
@@ -16,4 +17,5 @@ __all__ = [
     "Request",
     "Response",
     "TriggerRequest",
+    "WsgiApp",
 ]

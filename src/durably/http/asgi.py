@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    MutableMapping,
+)
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .handler import Handler
 from .message import Refusal, Request, Response, parse_query
+from .mount import ServerWatch, below
 
 if TYPE_CHECKING:
     from ..durably import Durably
@@ -19,7 +26,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _STUCK = 30.0  # seconds that a client may not read before its stream is closed
-_LOOK = 0.25  # seconds between two looks at whether the server is stopping
 
 
 class AsgiApp:
@@ -29,8 +35,8 @@ class AsgiApp:
         self._durably = durably
         self.handler = handler
         """The handler behind it."""
-        self._base = "/" + base_path.strip("/") if base_path.strip("/") else ""
-        self._watch: asyncio.Task[None] | None = None
+        self._base = base_path
+        self._watch = ServerWatch(handler)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the server's own beginning and end."""
@@ -53,33 +59,20 @@ class AsgiApp:
         if isinstance(response.body, bytes):
             await send({"type": "http.response.body", "body": response.body})
         else:
-            self._watch_server()
+            self._watch.begin()
             await _stream(response.body, receive, send)
 
     def _request(self, scope: Scope, receive: Receive) -> Request:
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            key = name.decode("latin-1").lower()
-            joined = value.decode("latin-1")
-            headers[key] = f"{headers[key]}, {joined}" if key in headers else joined
         client = scope.get("client")
         return Request(
             method=scope["method"],
-            path=self._path(scope),
+            path=below(scope["path"], scope.get("root_path", ""), self._base),
             query=parse_query(scope.get("query_string", b"").decode("latin-1")),
-            headers=headers,
+            headers=_headers(scope["headers"]),
             body=_body(receive),
             client=client[0] if client else None,
             server=scope,
         )
-
-    def _path(self, scope: Scope) -> str:
-        """The path below us: with or without what mounts us, with or without a trailing slash."""
-        path: str = scope["path"]
-        for prefix in (scope.get("root_path", "").rstrip("/"), self._base):
-            if prefix and (path == prefix or path.startswith(f"{prefix}/")):
-                path = path.removeprefix(prefix)
-        return path.rstrip("/") or "/"
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -94,28 +87,13 @@ class AsgiApp:
         await self._durably.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
-    # Servers wait for open responses before they tell anybody that they stop, so streams would hold
-    # them for ever. The server is the one whose method hears the signals; it knows.
 
-    def _watch_server(self) -> None:
-        if self._watch is None or self._watch.done():
-            self._watch = asyncio.create_task(self._end_with_server(), name="durably-server-watch")
-
-    async def _end_with_server(self) -> None:
-        while self.handler.streams:
-            if _is_stopping():
-                self.handler.close_streams()
-                return
-            await asyncio.sleep(_LOOK)
-
-
-def _is_stopping() -> bool:
-    """Whether the server of this process was told to stop (uvicorn, and gunicorn's workers)."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        server = getattr(signal.getsignal(number), "__self__", None)
-        if getattr(server, "should_exit", False) is True or getattr(server, "alive", True) is False:
-            return True
-    return False
+def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in raw:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

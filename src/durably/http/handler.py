@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("durably")
 
-_ENVELOPE = 16_384  # bytes of a trigger's body beside its input
+ENVELOPE = 16_384  # bytes of a trigger's body beside its input
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ class Handler:
     # -- what they do
 
     async def _trigger(self, ask: Ask) -> Response:
-        body = await ask.request.read(self._durably.max_input_bytes + _ENVELOPE)
+        body = await ask.request.read(self._durably.max_input_bytes + ENVELOPE)
         wanted = trigger_from_wire(body, self._vocabulary)
         handle = self._durably.get_job(wanted.job)
         if handle is None:

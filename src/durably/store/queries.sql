@@ -6,11 +6,11 @@
 insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, scope, due_at, created_at, updated_at)
 values (:id, :job, 'pending', :input, :labels, :idempotency_key, :concurrency_key, :scope, :now, :now, :now)
 on conflict do nothing
-returning *
+returning {run}
 
 -- enqueued
 -- The run that a conflicting insert met.
-select * from durably_runs
+select {run} from durably_runs
  where id = :id or (job = :job and scope = :scope and idempotency_key = :idempotency_key)
 
 -- due
@@ -47,11 +47,11 @@ update durably_runs
    set status = 'running', lease_owner = :owner, lease_token = :token, generation = generation + 1,
        recoveries = :recoveries, due_at = :due_at, started_at = coalesce(started_at, :now), updated_at = :now
  where id = :id and status in ({claim_sources}) and due_at <= :now
-returning *
+returning {run}
 
 -- claimed
 -- What a claim whose outcome is unknown did take.
-select * from durably_runs where lease_token = :token and status = 'running' and lease_owner = :owner
+select {run} from durably_runs where lease_token = :token and status = 'running' and lease_owner = :owner
 
 -- progressed
 -- Whether a run committed a step since it was last taken up.
@@ -118,7 +118,7 @@ update durably_runs
    set status = '{target}', due_at = :due_at, output = :output, error = :error,
        progress = coalesce(:progress, progress), ended_at = :ended_at, updated_at = :now
  where id = :run_id and status in ({sources}) {fence}
-returning *
+returning {run}
 
 -- moved
 -- The line of a move whose outcome is unknown.
@@ -136,11 +136,11 @@ returning seq
 insert into durably_journal (run_id, seq, at, type, attempt) values (:id, 1, :now, 'run:trigger', 0)
 
 -- run
-select * from durably_runs where id = :run_id
+select {run} from durably_runs where id = :run_id
 
 -- state
 -- A run and the number of its newest line, as they were at one moment.
-select *, (select max(seq) from durably_journal where run_id = :run_id) from durably_runs where id = :run_id
+select {run}, (select max(seq) from durably_journal where run_id = :run_id) from durably_runs where id = :run_id
 
 -- in_progress
 -- The runs that others execute and that say how far they are; without their inputs.
@@ -190,7 +190,7 @@ delete from durably_journal where run_id = :run_id and type <> 'run:delete'
 -- delete_run
 -- Only a final run can go; no row back means refused.
 delete from durably_runs where id = :run_id and status in ({final})
-returning *
+returning {run}
 
 -- forget_deletions
 -- Lines that tell of deletions are kept a while for watchers; never the newest, so that no position is used twice.

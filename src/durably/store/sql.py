@@ -44,6 +44,7 @@ Transaction = Generator[tuple[str, Mapping[str, Any]], Sequence[Row], T]
 MAX_LEASE = 600_000  # a run that keeps losing its lease gets a longer one, up to ten minutes
 _NONE = 1 << 62  # more recoveries than any run has
 _LOOK, _ROUNDS = 64, 16  # how many due runs a claim looks at in one go, and how often
+_RUN = ", ".join(RunRow._fields)  # not *: a later version's columns must not disturb this one
 DELETIONS_KEPT = 86_400_000  # a day: how long a watcher may be away and still hear of a deletion
 
 
@@ -60,6 +61,7 @@ def statements(dialect: Dialect) -> dict[str, str]:
     """Every statement of ``queries.sql``, and one for each row of the state table."""
     words = {
         **dialect._asdict(),
+        "run": _RUN,
         "parked": PARKED,
         "final": _quoted(FINAL),
         "claim_sources": _quoted(CLAIM.sources),
@@ -449,7 +451,8 @@ def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any
             clauses.append(f"{column} in ({', '.join(':' + name for name in names)})")
     if filter.scope is not None:
         params["scope"] = filter.scope
-        clauses.append("scope = :scope")
+        # The second half is what lets the partial index serve.
+        clauses.append("scope = :scope and scope <> ''" if filter.scope else "scope = :scope")
     for i, (key, value) in enumerate(filter.labels.items()):
         params |= {f"label_key_{i}": key, f"label_{i}": value}
         clauses.append(dialect.label.replace(":label_key", f":label_key_{i}") + f" = :label_{i}")
@@ -459,7 +462,7 @@ def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any
     where = f" where {' and '.join(clauses)}" if clauses else ""
     # Ids are made in the order of time, so the primary key serves: no index of its own to keep up.
     order = " order by id desc limit :limit offset :offset"
-    return f"select * from durably_runs{where}{order}", params
+    return f"select {_RUN} from durably_runs{where}{order}", params
 
 
 def one(text: str, params: Mapping[str, Any]) -> Transaction[Sequence[Row]]:
