@@ -1,9 +1,12 @@
-"""Fixtures that every test may use: real stores on real files."""
+"""Fixtures that every test may use: real stores on real files and on a real server."""
 
 import pytest
 
 from durably.runtime import Runtime
+from durably.store.postgres.statements import DIALECT
+from durably.store.postgres.store import PostgresStore
 from durably.store.sqlite import SQLiteStore
+from tests import postgres
 
 
 class ManualRuntime(Runtime):
@@ -18,19 +21,37 @@ class ManualRuntime(Runtime):
         return self.at
 
 
+class ManualPostgresStore(PostgresStore):
+    """A store whose leases are measured by the runtime's clock, which is set by hand."""
+
+    dialect = DIALECT._replace(now="cast(:now as bigint)")
+
+
 @pytest.fixture
 def runtime() -> ManualRuntime:
     return ManualRuntime()
 
 
-@pytest.fixture(params=["file", "memory", "inline", "exclusive"])
+@pytest.fixture
+async def postgres_url():
+    """An empty database."""
+    async with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["file", "memory", "inline", "exclusive", "postgres"])
 async def store(request, tmp_path):
-    """An open, migrated store of each kind: threads, memory, no threads, no threads and alone."""
-    runtime = ManualRuntime(threads=request.param in ("file", "memory"))
-    path = ":memory:" if request.param == "memory" else tmp_path / "test.db"
-    store = SQLiteStore(path, runtime, exclusive=request.param == "exclusive")
+    """An open, migrated store of each kind: threads, memory, no threads, no threads and alone; a server."""
+    runtime = ManualRuntime(threads=request.param in ("file", "memory", "postgres"))
+    if request.param == "postgres":
+        store = ManualPostgresStore(await postgres.create_database(), runtime)
+    else:
+        path = ":memory:" if request.param == "memory" else tmp_path / "test.db"
+        store = SQLiteStore(path, runtime, exclusive=request.param == "exclusive")
     await store.open()
     await store.migrate()
     store.clock = runtime
     yield store
     await store.close()
+    if request.param == "postgres":
+        await postgres.drop_database(store.url)

@@ -378,6 +378,7 @@ class Durably(Emitter):
             bell = Bell(self._store.companion, self._options.name, self._runtime)
             self._bell = bell if bell.hang(self._heard) else None
         self._store.on_commit = self._committed
+        self._store.on_signal = self._heard
 
     def _make_worker(self) -> Worker:
         if self._runtime.threads and self._engine.step_threads is None:

@@ -38,7 +38,7 @@ from .errors import (
 )
 from .failure import describe, error_to_json
 from .job import Job
-from .models import I, O, RunError
+from .models import I, O, RunError, RunRow
 from .report import CURRENT_STEP, Reporter
 from .runtime import Seconds, seconds
 from .state import COMPLETE, FAIL, RELEASE, Status, Transition
@@ -91,7 +91,7 @@ class Execution(Generic[I, O]):
         self._failed_steps: set[str] = set()
         self._failures: list[tuple[BaseException, str]] = []
         self._held_until = (0, 0.0)
-        self.renewed(claimed.row.updated_at, engine.runtime.monotonic())
+        self.renewed(claimed.asked_at, engine.runtime.monotonic())
         self._closed = self._has_committed = False
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
@@ -214,16 +214,15 @@ class Execution(Generic[I, O]):
         try:
             match outcome:
                 case Completed(output):
-                    seq = await self._move(COMPLETE, Settlement(now, output=output))
-                    self._tell_completed(now, seq, output)
+                    row, seq = await self._move(COMPLETE, Settlement(now, output=output))
+                    self._tell_completed(row, seq, output)
                 case Failed(error):
                     text = error_to_json(error)
-                    seq = await self._move(FAIL, Settlement(now, error=text))
-                    self.report.tell(events.RunFail, now, seq, error=error)
+                    row, seq = await self._move(FAIL, Settlement(now, error=text))
+                    self.report.tell(events.RunFail, row.updated_at, seq, error=error)
                 case Released():
-                    # It keeps its place in the line: it has been waiting since it was created.
-                    seq = await self._move(RELEASE, Settlement(now, self._row.created_at))
-                    self.report.tell(events.RunRelease, now, seq)
+                    row, seq = await self._move(RELEASE, Settlement(now))
+                    self.report.tell(events.RunRelease, row.updated_at, seq)
                 case Gone():
                     logger.info("%s is not ours any more: %r", self._named(), self.interrupt)
         except LeaseLost:
@@ -231,11 +230,12 @@ class Execution(Generic[I, O]):
         except DurablyError as error:
             logger.error("%s could not be settled: %s", self._named(), error)
 
-    async def _move(self, transition: Transition, settlement: Settlement) -> int:
+    async def _move(
+        self, transition: Transition, settlement: Settlement
+    ) -> tuple[RunRow, int]:
         wakes = self._row.concurrency_key is not None or transition is RELEASE
         kept = settlement._replace(progress=self.report.last_progress, wakes=wakes)
-        _, seq = await self._engine.store.settle(self.lease, transition, kept)
-        return seq
+        return await self._engine.store.settle(self.lease, transition, kept)
 
     def stop(self, interrupt: Interrupt) -> None:
         """Interrupt the run: whatever it awaits is cancelled, and no further step begins."""
@@ -437,8 +437,9 @@ class Execution(Generic[I, O]):
 
     # -- small things
 
-    def _tell_completed(self, now: int, seq: int, output: str) -> None:
-        took = (now - (self._row.started_at or now)) / 1000
+    def _tell_completed(self, row: RunRow, seq: int, output: str) -> None:
+        now = row.updated_at
+        took = (now - (row.started_at or now)) / 1000
         if self._engine.wanted(self.run_id):
             self.report.tell(events.RunComplete, now, seq, output=load_json(output), duration=took)
 

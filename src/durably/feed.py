@@ -20,7 +20,7 @@ from .events import AnyEvent, Resync, RunDelete, RunProgress, event_from_row
 from .models import JournalRow, Progress, RunRow, progress_from_json
 from .runtime import Runtime, to_datetime
 from .state import Status
-from .store.base import Store
+from .store.base import Cursor, Store
 
 logger = logging.getLogger("durably")
 
@@ -131,7 +131,7 @@ class Feed:
         """The number that lists were told last, of runs that the tail may still tell of."""
         self._told: dict[str, int] = {}
         """The highest number told of each run that is followed."""
-        self._position: int | None = None
+        self._cursor: Cursor | None = None
         """Up to where the journal of all runs was read; None while nobody watches."""
         self._progress: dict[str, str] = {}
         """What the lists were told last of how far other processes' runs are."""
@@ -335,7 +335,7 @@ class Feed:
                     logger.warning("watchers wait for the database: %s", error)
                 await self._pause()
         finally:  # the next watcher starts another
-            self._looking = self._position = None
+            self._looking = self._cursor = None
 
     async def _pause(self) -> None:
         """Until the bell rings or it is time to look again; reads are at least ``LOOK`` apart."""
@@ -348,20 +348,19 @@ class Feed:
 
     async def _begin(self) -> None:
         """Watch the journal from its present end; what was before, each watcher reads for itself."""
-        if self._position is None:
+        if self._cursor is None:
             end = await self._store.end_of_tail()
-            if self._position is None:
-                self._position = end
+            if self._cursor is None:
+                self._cursor = end
                 self._look_again()
 
     async def _catch_up(self) -> None:
         await self._begin()
-        assert self._position is not None
+        assert self._cursor is not None
         while True:
-            lines = await self._store.tail(self._position, CHUNK)
+            lines, cursor = await self._store.tail(self._cursor, CHUNK)
             await self._tell_lines(lines)
-            if lines:
-                self._position = lines[-1].position
+            self._cursor = cursor
             if len(lines) < CHUNK:
                 break
         await self._tell_progress()

@@ -59,7 +59,7 @@ async def test_a_new_run_is_pending_and_due_at_once(store):
 
 async def test_enqueue_is_all_or_nothing(store):
     await put(store, new(1))
-    with pytest.raises(Exception, match="NOT NULL"):
+    with pytest.raises(Exception, match="(?i)not[ -]null"):
         await store.enqueue([new(2), NewRun("x" * 36, None, "1", "{}", None, None)], 1)
     assert len(await store.runs(RunFilter())) == 1
 
@@ -169,7 +169,7 @@ async def test_steps_are_kept_in_order_and_once(store):
     )
     assert seqs == list(range(3, 23))
     assert list(await store.checkpoints(held.row.id)) == [f"s{i}" for i in range(20)]
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Exception, match="(?i)unique"):
         await store.record(held.lease, entry(store, "s3"))
     assert (await store.record(held.lease, entry(store, "s20"))) == 23
 
@@ -393,10 +393,10 @@ async def test_positions_are_never_used_twice(store):
     lease = await _run_in(store, Status.COMPLETED)
     end = await store.end_of_tail()
     await store.delete(lease.run_id, store.clock.now())
-    assert [line.run_id for line in await store.tail(end)] == [lease.run_id]
+    assert [line.run_id for line in (await store.tail(end))[0]] == [lease.run_id]
     end = await store.end_of_tail()
     await put(store, new(2))
-    assert [line.run_id for line in await store.tail(end)] == [new(2).id]
+    assert [line.run_id for line in (await store.tail(end))[0]] == [new(2).id]
 
 
 async def test_purge_takes_what_ended_before_in_batches(store):

@@ -139,7 +139,7 @@ PLANS = {
     "purgeable": {"before": 1, "limit": 5},
     "enqueued": {"id": "x", "job": "j", "scope": "", "idempotency_key": "k"},
     "owners": {"job": "j", "now": 1},
-    "expire": {"job": "j", "owner": "o", "due_at": 1},
+    "expire": {"job": "j", "owner": "o", "now": 1},
 }  # fmt: skip
 
 

@@ -49,6 +49,8 @@ class Claimed(NamedTuple):
     """The number of its run:start line."""
     resumed: bool
     """True when it ran before, so that there may be checkpoints."""
+    asked_at: int
+    """When it was asked for, by this host's clock: the lease lasts at least its duration from then."""
 
 
 class Claims(NamedTuple):
@@ -74,6 +76,23 @@ class Checkpoint(NamedTuple):
 
     step_index: int
     data: str
+
+
+class Missing(NamedTuple):
+    """Positions without a line, which somebody may be about to commit."""
+
+    first: int
+    last: int
+    until: int
+    """The database's transaction id before which everybody must have ended to say: nobody is."""
+
+
+class Cursor(NamedTuple):
+    """How far the journal of all runs was read."""
+
+    position: int
+    missing: tuple[Missing, ...] = ()
+    """The gaps below it. (SQLite has none: it has one writer at a time.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +122,7 @@ class Settlement(NamedTuple):
 
     now: int
     due_at: int | None = None
+    """When the run wakes. (What is released keeps its place instead.)"""
     output: str | None = None
     error: str | None = None
     progress: str | None = None
@@ -116,6 +136,10 @@ class Store(ABC):
     on_commit: Callable[[bool], None] | None = None
     """Called after every commit that watchers may want to see, on any thread; True when a run may
     have become due."""
+
+    on_signal: Callable[[bool], None] | None = None
+    """Called on the event loop when another process has committed something, by stores that are told;
+    True when a run may have become due."""
 
     @abstractmethod
     def tidy(self) -> None:
@@ -270,12 +294,12 @@ class Store(ABC):
         """A directory that all processes on this database share, where there is one."""
 
     @abstractmethod
-    async def tail(self, position: int, limit: int = 1000) -> list[JournalRow]:
-        """Lines after a position over all runs, without outputs."""
+    async def tail(self, cursor: Cursor, limit: int = 1000) -> tuple[list[JournalRow], Cursor]:
+        """Lines over all runs after a cursor, without outputs, and the cursor after them."""
 
     @abstractmethod
-    async def end_of_tail(self) -> int:
-        """The position of the newest line."""
+    async def end_of_tail(self) -> Cursor:
+        """Where the journal ends now."""
 
     @abstractmethod
     async def changed(self) -> int:

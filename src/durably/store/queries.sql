@@ -1,12 +1,32 @@
 -- Every statement, by name. One sentence, then the SQL. {braces} are filled in from state.py and by
--- the database's dialect when the file is loaded; values are always parameters.
+-- the database's dialect when the file is loaded; values are always parameters. A name@postgres is what
+-- PostgreSQL has in the statement's stead, or what it alone has: it writes many rows in one round trip.
+-- {now} is the clock that leases are measured by, and {due_at}, {ended_at}, {before} are times on it that
+-- the caller gave by its own: the host's clock on SQLite, the server's on PostgreSQL.
 
 -- enqueue
 -- A new run; no row back means that its scope knows its idempotency key (or, on a replay, its id).
 insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, scope, due_at, created_at, updated_at)
-values (:id, :job, 'pending', :input, :labels, :idempotency_key, :concurrency_key, :scope, :now, :now, :now)
+values (:id, :job, 'pending', :input, :labels, :idempotency_key, :concurrency_key, :scope, {now}, {now}, {now})
 on conflict do nothing
 returning {run}
+
+-- enqueue_all@postgres
+-- New runs and their first lines, in order; those that come back are new.
+with given as (
+  select * from unnest(cast(:id as text[]), cast(:job as text[]), cast(:input as text[]), cast(:labels as text[]),
+                       cast(:idempotency_key as text[]), cast(:concurrency_key as text[]), cast(:scope as text[]))
+    with ordinality as g (id, job, input, labels, idempotency_key, concurrency_key, scope, n)
+), new as (
+  insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, scope, due_at, created_at, updated_at)
+  select id, job, 'pending', input, labels, idempotency_key, concurrency_key, scope, {now}, {now}, {now}
+    from given order by n
+  on conflict do nothing
+  returning {run}
+), line as (
+  insert into durably_journal (run_id, seq, at, type, attempt) select id, 1, created_at, 'run:trigger', 0 from new
+)
+select {run} from new
 
 -- enqueued
 -- The run that a conflicting insert met.
@@ -17,36 +37,94 @@ select {run} from durably_runs
 -- One job's runs that want a worker, the longest due first; but none that lapsed so often before.
 select due_at, id, status, recoveries, scope, concurrency_key
   from durably_runs
- where job = :job and due_at <= :now and not (status = 'running' and recoveries >= :skipped)
+ where job = :job and due_at <= {now} and not (status = 'running' and recoveries >= :skipped)
  order by due_at, id
  limit :limit
 
+-- claim_due@postgres
+-- Locks the runs that have been due longest, as many of each job as an unlocked look finds among the first,
+-- and takes those that never lapsed and need no concurrency key; the others come back for a closer look.
+with look as (
+  select job, count(*) as n
+    from (select d.job from unnest(cast(:jobs as text[])) as j (job) cross join lateral (
+            select job, due_at, id from durably_runs
+             where job = j.job and due_at <= {now} and not (status = 'running' and recoveries >= :skipped)
+             order by due_at, id limit :limit) as d
+          order by d.due_at, d.id limit :limit) as first
+   group by job
+), due as (
+  select d.* from look cross join lateral (
+    select due_at, id, status, recoveries, scope, concurrency_key from durably_runs
+     where job = look.job and due_at <= {now} and not (status = 'running' and recoveries >= :skipped)
+     order by due_at, id limit look.n
+     for update skip locked) as d
+), taken as (
+  update durably_runs as r
+     set status = 'running', lease_owner = :owner, lease_token = :token, generation = r.generation + 1, recoveries = 0,
+         due_at = {now} + :lease, started_at = coalesce(r.started_at, {now}), updated_at = {now}
+    from due where r.id = due.id and due.status <> 'running' and due.concurrency_key is null
+  returning {r.run}
+), line as (
+  insert into durably_journal (run_id, seq, at, type, attempt, started_at)
+  select id, (select coalesce(max(seq), 0) + 1 from durably_journal where run_id = taken.id),
+         updated_at, 'run:start', generation, started_at
+    from taken
+  returning run_id, seq
+)
+select due.due_at, due.id, due.status, due.recoveries, due.scope, due.concurrency_key, line.seq, {taken.run}
+  from due left join taken on taken.id = due.id left join line on line.run_id = due.id
+ order by due.due_at, due.id
+
 -- is_due
 -- Whether a job has any run that wants a worker.
-select 1 from durably_runs where job = :job and due_at <= :now limit 1
+select 1 from durably_runs where job = :job and due_at <= {now} limit 1
+
+-- any_due@postgres
+-- The same of several jobs.
+select 1 from unnest(cast(:jobs as text[])) as j (job)
+ where exists (select 1 from durably_runs where job = j.job and due_at <= {now}) limit 1
 
 -- busy
--- The run that holds a scope's concurrency key now.
+-- The run that holds a scope's concurrency key now. It cannot leave before the one who asks has parked
+-- another behind it; if it is just leaving, the answer waits for that.
 select id from durably_runs
- where scope = :scope and concurrency_key = :concurrency_key and status = 'running'
+ where scope = :scope and concurrency_key = :concurrency_key and status = 'running' {for_share}
 
 -- park
 -- A due run whose key is busy waits for the key, not for the clock.
 update durably_runs set due_at = {parked} where id = :id and status = 'pending'
+
+-- park_all@postgres
+-- All due runs of the next :look whose keys are busy wait for their keys.
+with due as (
+  select d.* from unnest(cast(:jobs as text[])) as j (job) cross join lateral (
+    select id, scope, concurrency_key from durably_runs
+     where job = j.job and due_at <= {now} and not (status = 'running' and recoveries >= :skipped)
+     order by due_at, id limit :look) as d
+), busy as (
+  select id, scope, concurrency_key from durably_runs
+   where (scope, concurrency_key) in (select scope, concurrency_key from due where concurrency_key is not null)
+     and status = 'running'
+   order by id for share
+)
+update durably_runs as r set due_at = {parked}
+  from due join busy on busy.scope = due.scope and busy.concurrency_key = due.concurrency_key
+ where r.id = due.id and r.status = 'pending' and r.due_at <= {now}
+returning r.id
 
 -- unpark
 -- The key is free: the run that has waited longest behind it is due.
 update durably_runs set due_at = created_at
  where id = (select id from durably_runs
               where scope = :scope and concurrency_key = :concurrency_key and due_at = {parked}
-              order by created_at, id limit 1)
+              order by created_at, id limit 1 {for_update})
 
 -- claim
 -- CLAIM of state.py: takes a new lease. No row back: somebody else was faster.
 update durably_runs
    set status = 'running', lease_owner = :owner, lease_token = :token, generation = generation + 1,
-       recoveries = :recoveries, due_at = :due_at, started_at = coalesce(started_at, :now), updated_at = :now
- where id = :id and status in ({claim_sources}) and due_at <= :now
+       recoveries = :recoveries, due_at = {due_at}, started_at = coalesce(started_at, {now}), updated_at = {now}
+ where id = :id and status in ({claim_sources}) and due_at <= {now}
 returning {run}
 
 -- claimed
@@ -62,35 +140,48 @@ select 1 from durably_journal
 
 -- renew
 -- The holder is alive; no row back means that the lease is lost.
-update durably_runs set due_at = :due_at, updated_at = :now
+update durably_runs set due_at = {due_at}, updated_at = {now}
  where id = :run_id and lease_token = :token and status = 'running'
 returning id
+
+-- renew_all@postgres
+-- The same for many leases; each row that does not come back is lost. Whoever locks many runs does so in
+-- the order of their ids, so that no two wait for each other.
+with given as (
+  select * from unnest(cast(:run_id as text[]), cast(:token as text[]), cast(:duration as bigint[])) as g (run_id, token, duration)
+), held as (
+  select id, lease_token from durably_runs where id = any(:run_id) and status = 'running' order by id for update
+)
+update durably_runs as r set due_at = {now} + given.duration, updated_at = {now}
+  from given join held on held.id = given.run_id and held.lease_token = given.token
+ where r.id = given.run_id
+returning r.id
 
 -- expire
 -- The owner is known to be dead: its leases end now, or a little later where that happened before;
 -- never later than they would anyway.
-update durably_runs set due_at = :due_at + case when recoveries > 8 then 600 else (1 << cast(recoveries as integer)) - 1 end * 1000
- where job = :job and due_at > :due_at and due_at < {parked} and lease_owner = :owner and status = 'running'
-   and due_at > :due_at + case when recoveries > 8 then 600 else (1 << cast(recoveries as integer)) - 1 end * 1000
+update durably_runs set due_at = {now} + case when recoveries > 8 then 600 else (1 << cast(recoveries as integer)) - 1 end * 1000
+ where job = :job and due_at > {now} and due_at < {parked} and lease_owner = :owner and status = 'running'
+   and due_at > {now} + case when recoveries > 8 then 600 else (1 << cast(recoveries as integer)) - 1 end * 1000
 returning id
 
 -- owners
 -- Who holds leases of a job's runs that have not run out.
 select distinct lease_owner from durably_runs
- where job = :job and due_at > :now and due_at < {parked} and status = 'running'
+ where job = :job and due_at > {now} and due_at < {parked} and status = 'running'
 
 -- is_put_off
 -- Whether a job has a run that was touched in the future: then the clock was set back since.
 select 1 from durably_runs
- where job = :job and due_at > :now and due_at < {parked} and updated_at > :now + 1000
+ where job = :job and due_at > {now} and due_at < {parked} and updated_at > {now} + 1000
  limit 1
 
 -- hurry
 -- Such runs need not wait until the clock is there again. A live holder renews its lease by then.
 update durably_runs
-   set due_at = :now + case when status = 'running' then :lease else 0 end, updated_at = :now
- where job = :job and due_at > :now and due_at < {parked} and updated_at > :now + 1000
-   and (status = 'pending' or status = 'running' and due_at > :now + :lease)
+   set due_at = {now} + case when status = 'running' then :lease else 0 end, updated_at = {now}
+ where job = :job and due_at > {now} and due_at < {parked} and updated_at > {now} + 1000
+   and (status = 'pending' or status = 'running' and due_at > {now} + :lease)
 
 -- record
 -- The holder's own line in the journal (a step's end, a log line), under the fence.
@@ -101,6 +192,28 @@ select id, (select coalesce(max(seq), 0) + 1 from durably_journal where run_id =
  where id = :run_id and lease_token = :token and status = 'running' {for_update}
 returning seq
 
+-- lock_all@postgres
+-- Nobody else writes to these runs until we have. Also waits for what became of a connection that was lost.
+select id from durably_runs where id = any(cast(:run_id as text[])) order by id for update
+
+-- record_all@postgres
+-- Many holders' lines, under the fence; those that do not come back have lost their leases.
+with given as (
+  select * from unnest(cast(:run_id as text[]), cast(:token as text[]), cast(:at as bigint[]), cast(:type as text[]), cast(:step as text[]),
+                       cast(:step_index as bigint[]), cast(:started_at as bigint[]), cast(:data as text[]))
+    with ordinality as g (run_id, token, at, type, step, step_index, started_at, data, n)
+), held as (
+  select id, lease_token, generation from durably_runs where id = any(:run_id) and status = 'running' order by id for update
+), line as (
+  select given.*, held.generation, row_number() over (partition by given.run_id order by given.n)
+         + (select coalesce(max(seq), 0) from durably_journal where run_id = given.run_id) as seq
+    from given join held on held.id = given.run_id and held.lease_token = given.token
+), written as (
+  insert into durably_journal (run_id, seq, at, type, step, step_index, attempt, started_at, data)
+  select run_id, seq, at, type, step, step_index, generation, started_at, data from line order by n
+)
+select n, seq from line
+
 -- recorded
 -- The checkpoint that a record whose outcome is unknown did write.
 select seq from durably_journal
@@ -108,21 +221,62 @@ select seq from durably_journal
 
 -- progress
 -- The live state, under the fence; the last value wins.
-update durably_runs set progress = :progress, updated_at = :now
+update durably_runs set progress = :progress, updated_at = {now}
  where id = :run_id and lease_token = :token and status = 'running'
 returning id
+
+-- progress_all@postgres
+-- The same for many runs.
+with given as (
+  select * from unnest(cast(:run_id as text[]), cast(:token as text[]), cast(:progress as text[])) as g (run_id, token, progress)
+), held as (
+  select id, lease_token from durably_runs where id = any(:run_id) and status = 'running' order by id for update
+)
+update durably_runs as r set progress = given.progress, updated_at = {now}
+  from given join held on held.id = given.run_id and held.lease_token = given.token
+ where r.id = given.run_id
+returning r.id, r.lease_token
 
 -- transition
 -- A row of state.py as one guarded UPDATE; no row back means refused.
 update durably_runs
-   set status = '{target}', due_at = :due_at, output = :output, error = :error,
-       progress = coalesce(:progress, progress), ended_at = :ended_at, updated_at = :now
+   set status = '{target}', due_at = {due}, output = :output, error = :error,
+       progress = coalesce(:progress, progress), ended_at = {ended_at}, updated_at = {now}
  where id = :run_id and status in ({sources}) {fence}
 returning {run}
+
+-- transition_all@postgres
+-- A fenced row of state.py for many runs, with their lines; those that do not come back are refused.
+with given as (
+  select * from unnest(cast(:run_id as text[]), cast(:token as text[]), cast(:delay as bigint[]),
+                       cast(:output as text[]), cast(:error as text[]), cast(:progress as text[]))
+    with ordinality as g (run_id, token, delay, output, error, progress, n)
+), held as (
+  select id, lease_token from durably_runs where id = any(:run_id) and status in ({sources}) order by id for update
+), moved as (
+  update durably_runs as r
+     set status = '{target}', due_at = {later}, output = given.output, error = given.error,
+         progress = coalesce(given.progress, r.progress), ended_at = {ended_at}, updated_at = {now}
+    from given join held on held.id = given.run_id and held.lease_token = given.token
+   where r.id = given.run_id
+  returning given.n, {r.run}
+), line as (
+  insert into durably_journal (run_id, seq, at, type, attempt, started_at, data)
+  select id, (select coalesce(max(seq), 0) + 1 from durably_journal where run_id = moved.id),
+         updated_at, '{event}', generation, started_at, error
+    from moved
+  returning run_id, seq
+)
+select moved.n, line.seq, {moved.run} from moved join line on line.run_id = moved.id order by moved.n
 
 -- moved
 -- The line of a move whose outcome is unknown.
 select seq from durably_journal where run_id = :run_id and type = :type and at = :at order by seq desc limit 1
+
+-- moved@postgres
+-- The same. The server's clock numbered it, so it is known by being new: nobody retries longer than a minute.
+select seq from durably_journal
+ where run_id = :run_id and type = :type and at >= {now} - 60000 order by seq desc limit 1
 
 -- append
 -- A change of state's line in the journal; the row is locked by the transition before it.
@@ -133,7 +287,7 @@ returning seq
 
 -- append_first
 -- A new run's first line.
-insert into durably_journal (run_id, seq, at, type, attempt) values (:id, 1, :now, 'run:trigger', 0)
+insert into durably_journal (run_id, seq, at, type, attempt) values (:id, 1, :at, 'run:trigger', 0)
 
 -- run
 select {run} from durably_runs where id = :run_id
@@ -179,9 +333,33 @@ select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attemp
   from durably_journal as j left join durably_runs as r on r.id = j.run_id
  where j.position > :position order by j.position limit :limit
 
+-- tail@postgres
+-- The same. Positions are given when a line is written, and lines are seen when they are committed, which is
+-- not in that order: so what was missing before is looked for again, until all who were at work are done.
+select s.oldest, s.next, j.*
+  from (select cast(cast(pg_snapshot_xmin(pg_current_snapshot()) as text) as bigint) as oldest,
+               cast(cast(pg_snapshot_xmax(pg_current_snapshot()) as text) as bigint) as next) as s
+  left join (
+    select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at,
+           case when j.type <> 'step:complete' then j.data end, r.job, r.labels, null, r.scope
+      from (select f.* from (select * from durably_journal where position > :position order by position limit :limit) as f
+            union all
+            select late.* from unnest(cast(:first as bigint[]), cast(:last as bigint[])) as m (first, last)
+              join durably_journal as late on late.position between m.first and m.last) as j
+      left join durably_runs as r on r.id = j.run_id) as j on true
+ order by j.position
+
 -- end_of_tail
 -- The position of the newest line.
 select coalesce(max(position), 0) from durably_journal
+
+-- missing@postgres
+-- The positions that lack a line among the newest ten thousand: somebody may be about to commit them.
+select newest.before + 1, newest.position - 1,
+       cast(cast(pg_snapshot_xmax(pg_current_snapshot()) as text) as bigint)
+  from (select position, lag(position, 1, position - 1) over (order by position) as before
+          from durably_journal where position > :end - 10000 and position <= :end) as newest
+ where newest.before < newest.position - 1
 
 -- forget_journal
 -- All of a deleted run's lines but the one that tells of the deletion.
@@ -199,4 +377,4 @@ delete from durably_journal
 
 -- purgeable
 -- Final runs that ended before a time, again checked when they are deleted.
-select id from durably_runs where ended_at < :before order by ended_at limit :limit
+select id from durably_runs where ended_at < {before} order by ended_at limit :limit

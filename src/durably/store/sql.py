@@ -21,6 +21,7 @@ from ..state import (
     CLAIM,
     FINAL,
     PARKED,
+    RELEASE,
     TRANSITIONS,
     Status,
     Transition,
@@ -51,35 +52,77 @@ DELETIONS_KEPT = 86_400_000  # a day: how long a watcher may be away and still h
 class Dialect(NamedTuple):
     """The words in which two databases differ."""
 
+    name: str
+    """Which of the statements that are written for one database alone are its."""
     serial: str
+    now: str
+    """The clock by which leases are held and runs are due, in milliseconds."""
+    moment: str
+    """A time on that clock, of the parameter ``?``, which the caller measured by its own ``:now``."""
     for_update: str
+    for_share: str
     label: str
     """The value of the label :label_key, from the JSON text in ``labels``."""
+
+    def words(self) -> dict[str, str]:
+        """What the braces in the statements stand for."""
+        moments = {name: self.moment.replace("?", name) for name in ("due_at", "before")}
+        filled = {name: text.replace("{now}", self.now) for name, text in moments.items()}
+        return {**self._asdict(), **filled}
 
 
 def statements(dialect: Dialect) -> dict[str, str]:
     """Every statement of ``queries.sql``, and one for each row of the state table."""
+    columns = {f"{table}.run": _columns(table) for table in ("r", "taken", "moved")}
     words = {
-        **dialect._asdict(),
+        **dialect.words(),
+        **columns,
         "run": _RUN,
         "parked": PARKED,
         "final": _quoted(FINAL),
         "claim_sources": _quoted(CLAIM.sources),
     }
-    named = _parse(_read("queries.sql"))
-    move = named.pop("transition")
+    named = _of(dialect.name, _parse(_read("queries.sql")))
+    move, move_all = named.pop("transition"), named.pop("transition_all", None)
     for row in TRANSITIONS:
-        fence = "and lease_token = :token" if row.fenced else ""
-        own = {"target": row.target, "sources": _quoted(row.sources), "fence": fence}
+        own = _words_of(row)
         named.setdefault(row.name, _fill(move, own))  # "claim" has a statement of its own
-    return {name: _fill(text, words) for name, text in named.items()}
+        if row.fenced and move_all:
+            named[f"{row.name}_all"] = _fill(move_all, own)
+    return {name: _fill(_fill(text, words), words) for name, text in named.items()}
+
+
+def _words_of(row: Transition) -> dict[str, str]:
+    final = row.target in FINAL
+    words = {
+        "target": row.target,
+        "event": row.event,
+        "sources": _quoted(row.sources),
+        "fence": "and lease_token = :token" if row.fenced else "",
+        "ended_at": "{now}" if final else "null",
+    }
+    if row is RELEASE:  # it keeps its place in the line: it has been waiting since it was created
+        return {**words, "due": "created_at", "later": "r.created_at"}
+    return {**words, "due": "{due_at}", "later": "null" if final else "{now} + given.delay"}
+
+
+def _columns(table: str) -> str:
+    return ", ".join(f"{table}.{column}" for column in RunRow._fields)
+
+
+def _of(database: str, named: dict[str, str]) -> dict[str, str]:
+    """The statements of one database: its own instead of, and beside, those that all share."""
+    shared = {name: text for name, text in named.items() if "@" not in name}
+    suffix = f"@{database}"
+    own = {name.removesuffix(suffix): t for name, t in named.items() if name.endswith(suffix)}
+    return {**shared, **own}
 
 
 def migrations(dialect: Dialect) -> dict[int, str]:
     """The numbered migrations."""
     folder = files("durably.store").joinpath("migrations")
     found = sorted(item.name for item in folder.iterdir() if item.name.endswith(".sql"))
-    words = dialect._asdict()
+    words = dialect.words()
     return {
         int(name.partition("_")[0]): _fill(_read(f"migrations/{name}"), words) for name in found
     }
@@ -91,13 +134,13 @@ def _read(name: str) -> str:
 
 
 def _parse(text: str) -> dict[str, str]:
-    parts = re.split(r"^-- (\w+)\n", text, flags=re.MULTILINE)[1:]
+    parts = re.split(r"^-- (\w+(?:@\w+)?)\n", text, flags=re.MULTILINE)[1:]
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return {name: re.sub(r"^--.*\n", "", sql, flags=re.MULTILINE).strip() for name, sql in pairs}
 
 
 def _fill(text: str, words: Mapping[str, Any]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda m: str(words.get(m[1], m[0])), text)
+    return re.sub(r"\{([\w.]+)\}", lambda m: str(words.get(m[1], m[0])), text)
 
 
 def _quoted(statuses: Iterable[Status]) -> str:
@@ -108,15 +151,22 @@ def enqueue(runs: Sequence[NewRun], now: int) -> Transaction[list[Enqueued]]:
     """Store new runs; a known idempotency key gives the run that has it, whatever its status."""
     enqueued: list[Enqueued] = []
     for new in runs:
-        params = {**new._asdict(), "now": now}
-        if rows := (yield "enqueue", params):
-            yield "append_first", {"id": new.id, "now": now}
-            enqueued.append(Enqueued(RunRow._make(rows[0]), True))
-        else:
-            found = yield "enqueued", params
-            row = RunRow._make(found[0])
-            enqueued.append(Enqueued(row, row.id == new.id))
+        enqueued.append((yield from enqueue_one(new, now)))  # noqa: PERF401
     return enqueued
+
+
+def enqueue_one(new: NewRun, now: int) -> Transaction[Enqueued]:
+    """One of them."""
+    params = {**new._asdict(), "now": now}
+    while True:
+        if rows := (yield "enqueue", params):
+            row = RunRow._make(rows[0])
+            yield "append_first", {"id": new.id, "at": row.created_at}
+            return Enqueued(row, True)
+        if found := (yield "enqueued", params):
+            row = RunRow._make(found[0])
+            return Enqueued(row, row.id == new.id)
+        # The run that had the key was deleted in between.
 
 
 def any_due(jobs: Sequence[str], now: int) -> Transaction[bool]:
@@ -127,7 +177,7 @@ def any_due(jobs: Sequence[str], now: int) -> Transaction[bool]:
     return False
 
 
-class _Due(NamedTuple):
+class Due(NamedTuple):
     """A row of the statement ``due``, in the order in which runs are taken."""
 
     due_at: int
@@ -161,7 +211,7 @@ def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
     suspects = ask.suspects
     if replay:
         mine = yield "claimed", {"token": ask.token, "owner": ask.owner}
-        claimed = [_as_claimed(RunRow._make(row), ask, resumed=True) for row in mine]
+        claimed = [as_claimed(RunRow._make(row), ask, resumed=True) for row in mine]
     for attempt in range(_ROUNDS):
         look = max(_LOOK, ask.limit) if attempt else ask.limit  # usually no key is busy
         due = yield from _due(ask, look, suspects)
@@ -171,7 +221,7 @@ def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
             lapsed = candidate.status == Status.RUNNING
             if lapsed and candidate.recoveries >= SUSPECT - 1 and not suspects:
                 continue
-            if got := (yield from _take(ask, candidate)):
+            if got := (yield from take(ask, candidate)):
                 claimed.append(got)
                 suspects = suspects and got.row.recoveries < SUSPECT
         if len(due) < look:
@@ -179,19 +229,24 @@ def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
     return Claims(claimed, True)
 
 
-def _due(ask: ClaimRequest, limit: int, suspects: bool) -> Transaction[list[_Due]]:
-    found: list[_Due] = []
-    skipped = (_NONE if suspects else SUSPECT - 1) if ask.takeover else 0
+def _due(ask: ClaimRequest, limit: int, suspects: bool) -> Transaction[list[Due]]:
+    found: list[Due] = []
     for job in ask.jobs:
-        params = {"job": job, "now": ask.now, "limit": limit, "skipped": skipped}
+        params = {"job": job, "now": ask.now, "limit": limit, "skipped": skipped(ask, suspects)}
         rows = yield "due", params
-        found += [_Due._make(row) for row in rows]
+        found += [Due._make(row) for row in rows]
     if len(ask.jobs) > 1:
         found.sort()
     return found[:limit]
 
 
-def _take(ask: ClaimRequest, due: _Due) -> Transaction[Claimed | None]:
+def skipped(ask: ClaimRequest, suspects: bool) -> int:
+    """From how many recoveries on a lapsed run is left to others."""
+    return (_NONE if suspects else SUSPECT - 1) if ask.takeover else 0
+
+
+def take(ask: ClaimRequest, due: Due) -> Transaction[Claimed | None]:
+    """Take a run that is due, or park it if its key is busy; None if it was not to be had."""
     lapsed = due.status == Status.RUNNING
     if due.concurrency_key is not None and not lapsed and (yield "busy", _key(due)):
         yield "park", {"id": due.id}
@@ -215,28 +270,27 @@ def _take(ask: ClaimRequest, due: _Due) -> Transaction[Claimed | None]:
     if not rows:
         return None
     row = RunRow._make(rows[0])
-    seq = yield from _append(row, CLAIM, ask.now)
-    return _as_claimed(row, ask, seq=seq, resumed=row.generation > 1)
+    seq = yield from _append(row, CLAIM)
+    return as_claimed(row, ask, seq=seq, resumed=row.generation > 1)
 
 
-def _key(run: _Due | RunRow) -> dict[str, str | None]:
+def _key(run: Due | RunRow) -> dict[str, str | None]:
     """A concurrency key is its scope's: another scope's equal one is another key."""
     return {"scope": run.scope, "concurrency_key": run.concurrency_key}
 
 
-def _as_claimed(row: RunRow, ask: ClaimRequest, *, seq: int = 0, resumed: bool) -> Claimed:
-    lease = Lease(row.id, ask.token, row.generation, (row.due_at or ask.now) - ask.now)
-    return Claimed(row, lease, seq, resumed)
+def as_claimed(row: RunRow, ask: ClaimRequest, *, seq: int = 0, resumed: bool) -> Claimed:
+    """A run as its new holder gets it."""
+    lease = Lease(row.id, ask.token, row.generation, (row.due_at or 0) - row.updated_at)
+    return Claimed(row, lease, seq, resumed, ask.now)
 
 
-def _append(
-    row: RunRow, transition: Transition, now: int, data: str | None = None
-) -> Transaction[int]:
+def _append(row: RunRow, transition: Transition, data: str | None = None) -> Transaction[int]:
     rows = yield (
         "append",
         {
             "run_id": row.id,
-            "at": now,
+            "at": row.updated_at,
             "type": transition.event,
             "attempt": row.generation,
             "started_at": row.started_at,
@@ -301,7 +355,6 @@ def settle(
             "output": settlement.output,
             "error": settlement.error,
             "progress": settlement.progress,
-            "ended_at": settlement.now if transition.target in FINAL else None,
         },
     )
     if not rows:
@@ -310,18 +363,22 @@ def settle(
         if replay and row and row.status == transition.target and row.lease_token == lease.token:
             return row, 0
         raise LeaseLost(lease.run_id)
-    return (yield from _moved(RunRow._make(rows[0]), transition, settlement))
+    return (yield from _moved(RunRow._make(rows[0]), transition))
 
 
-def _moved(
-    row: RunRow, transition: Transition, settlement: Settlement
-) -> Transaction[tuple[RunRow, int]]:
-    seq = yield from _append(row, transition, settlement.now, settlement.error)
-    if transition.frees_key and row.concurrency_key is not None:
+def _moved(row: RunRow, transition: Transition) -> Transaction[tuple[RunRow, int]]:
+    seq = yield from _append(row, transition, row.error)
+    if transition.frees_key:
+        yield from hand_on_key(row)
+    return row, seq
+
+
+def hand_on_key(row: RunRow) -> Transaction[None]:
+    """The run does not stand in the way any more of others with its concurrency key."""
+    if row.concurrency_key is not None:
         key = _key(row)
         if not (yield "busy", key):
             yield "unpark", key
-    return row, seq
 
 
 def move(
@@ -334,18 +391,15 @@ def move(
         found = yield "run", {"run_id": run_id}
         if done and found:
             return RunRow._make(found[0]), done[0][0]
-    final = transition.target in FINAL
-    settlement = Settlement(now, due_at=None if final else now)
     rows = yield (
         transition.name,
         {
             "run_id": run_id,
             "now": now,
-            "due_at": settlement.due_at,
+            "due_at": None if transition.target in FINAL else now,
             "output": None,
             "error": None,
             "progress": None,
-            "ended_at": now if final else None,
         },
     )
     if not rows:
@@ -353,14 +407,14 @@ def move(
         if not found:
             raise RunNotFoundError(run_id)
         raise RunConflictError(run_id, transition.name, RunRow._make(found[0]).status)
-    return (yield from _moved(RunRow._make(rows[0]), transition, settlement))
+    return (yield from _moved(RunRow._make(rows[0]), transition))
 
 
 def expire(owner: str, jobs: Sequence[str], now: int) -> Transaction[list[str]]:
     """A dead owner's leases end now."""
     expired: list[str] = []
     for job in jobs:
-        rows = yield "expire", {"owner": owner, "job": job, "due_at": now}
+        rows = yield "expire", {"owner": owner, "job": job, "now": now}
         expired += [row[0] for row in rows]
     return expired
 
@@ -433,7 +487,7 @@ def delete(run_id: str, now: int, *, replay: bool = False) -> Transaction[RunRow
 def purge(before: int, now: int, limit: int) -> Transaction[list[RunRow]]:
     """Delete what ended before a time; each is looked at again when it goes."""
     purged: list[RunRow] = []
-    for row in (yield "purgeable", {"before": before, "limit": limit}):
+    for row in (yield "purgeable", {"before": before, "now": now, "limit": limit}):
         gone = yield from delete(row[0], now)
         if gone is not None:
             purged.append(gone)

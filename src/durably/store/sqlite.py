@@ -16,13 +16,19 @@ from ..models import JournalRow, Lease, RunRow
 from ..runtime import Runtime
 from ..state import Transition
 from . import guards, sql
-from .base import Checkpoint, Claims, Enqueued, Entry, NewRun, RunFilter, Settlement, Store
+from .base import Checkpoint, Claims, Cursor, Enqueued, Entry, NewRun, RunFilter, Settlement, Store
 from .writer import Connection, Operation, Writer, is_damaged, is_passing
 
 T = TypeVar("T")
 
 DIALECT = sql.Dialect(
-    serial="integer", for_update="", label="json_extract(labels, '$.\"' || :label_key || '\"')"
+    name="sqlite",
+    serial="integer",
+    now=":now",
+    moment=":?",
+    for_update="",
+    for_share="",
+    label="json_extract(labels, '$.\"' || :label_key || '\"')",
 )
 _HEAVY_BATCH = 20  # runs
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
@@ -423,11 +429,12 @@ class SQLiteStore(Store):
             lambda _: sql.purge(before, now, limit), heavy=True, wakes=False, patience=PATIENCE
         )
 
-    async def tail(self, position: int, limit: int = 1000) -> list[JournalRow]:
-        return await self._read(lambda: sql.tail(position, limit))
+    async def tail(self, cursor: Cursor, limit: int = 1000) -> tuple[list[JournalRow], Cursor]:
+        lines = await self._read(lambda: sql.tail(cursor.position, limit))
+        return lines, Cursor(lines[-1].position) if lines else cursor
 
-    async def end_of_tail(self) -> int:
-        return int((await self._read(lambda: sql.one("end_of_tail", {})))[0][0])
+    async def end_of_tail(self) -> Cursor:
+        return Cursor(int((await self._read(lambda: sql.one("end_of_tail", {})))[0][0]))
 
     async def changed(self) -> int:
         return self._open_writer().data_version()

@@ -1,0 +1,64 @@
+"""Claiming: most runs are taken by the statement that finds them, the others one by one."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from ...models import RunRow
+from ...state import Status
+from .. import sql
+from ..base import SUSPECT, Claimed, Claims
+from .link import Session
+
+_ROUNDS = 16  # how often a claim looks for more
+_LOOK = 500  # how many due runs are parked at once when keys are busy
+_TRIES = 3  # to take a run whose key somebody else takes at that moment
+_DUE = len(sql.Due._fields)
+
+
+async def claim(session: Session, ask: sql.ClaimRequest, *, replay: bool = False) -> Claims:
+    """``sql.claim``, in few round trips; within a transaction."""
+    claimed: list[Claimed] = []
+    suspects = ask.suspects
+    if replay:
+        mine = await session.fetch("claimed", {"token": ask.token, "owner": ask.owner})
+        claimed = [sql.as_claimed(RunRow._make(row), ask, resumed=True) for row in mine]
+    some_parked = False
+    for _ in range(_ROUNDS):
+        free = ask.limit - len(claimed)
+        if free <= 0:
+            return Claims(claimed, True)
+        skipped = sql.skipped(ask, suspects)
+        common = {"jobs": list(ask.jobs), "skipped": skipped, "now": ask.now}
+        if some_parked:
+            await session.fetch("park_all", {**common, "look": _LOOK})
+        mine = {"owner": ask.owner, "token": ask.token, "lease": ask.lease, "limit": free}
+        rows = await session.fetch("claim_due", {**common, **mine})
+        for row in rows:
+            due, seq = sql.Due._make(row[:_DUE]), row[_DUE]
+            if seq is not None:
+                taken = RunRow._make(row[_DUE + 1 :])
+                resumed = taken.generation > 1
+                claimed.append(sql.as_claimed(taken, ask, seq=seq, resumed=resumed))
+                continue
+            lapsed = due.status == Status.RUNNING
+            if lapsed and due.recoveries >= SUSPECT - 1 and not suspects:
+                continue
+            if got := await _take(session, ask, due):
+                claimed.append(got)
+                suspects = suspects and got.row.recoveries < SUSPECT
+            else:
+                some_parked = True
+        if len(rows) < free:
+            return Claims(claimed, False)
+    return Claims(claimed, True)
+
+
+async def _take(session: Session, ask: sql.ClaimRequest, due: sql.Due) -> Claimed | None:
+    for _ in range(_TRIES):
+        try:
+            async with session.transaction():
+                return await session.run(sql.take(ask, due))
+        except asyncpg.UniqueViolationError:
+            continue  # another worker just took a run with this key: behind it, then
+    return None

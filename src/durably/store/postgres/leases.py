@@ -1,0 +1,122 @@
+"""Renewing leases from a thread with an event loop and a connection of its own.
+
+Whatever keeps the other loop or the other connections busy, leases are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from ...models import Lease
+from ...runtime import Runtime
+from .link import Link, Server
+from .trouble import Backoff, is_passing
+
+_TIMEOUT = 5.0  # seconds for a renewal, a fraction of any sensible lease
+
+
+class Renewal(NamedTuple):
+    """Leases to prolong, and who wants to know which of them are lost."""
+
+    leases: Sequence[Lease]
+    now: int
+    loop: asyncio.AbstractEventLoop
+    renewed: Callable[[list[str]], None]
+
+
+class Leases:
+    """Prolongs leases."""
+
+    def __init__(self, server: Server, runtime: Runtime) -> None:
+        self._server = server
+        self._runtime = runtime
+        self._wanted: Renewal | None = None
+        self._news: asyncio.Event
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._starting = threading.Lock()
+
+    def renew(self, renewal: Renewal) -> None:
+        """From any thread. What the last call asked for and was not done yet is superseded."""
+        with self._starting:
+            if self._closed:
+                return
+            if self._loop is None:
+                self._start(renewal.loop)
+        self._wanted = renewal
+        if self._loop is not None:
+            with suppress(RuntimeError):  # closed meanwhile
+                self._loop.call_soon_threadsafe(self._news.set)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._news = asyncio.Event()
+        if not self._runtime.threads:
+            self._loop = loop
+            self._task = loop.create_task(self._work(), name="durably-leases")
+            return
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="durably-leases", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.run_until_complete(self._work())
+        finally:
+            self._loop.close()
+
+    async def _work(self) -> None:
+        link = Link(self._server)
+        while not self._closed:
+            await self._news.wait()
+            self._news.clear()
+            wanted, self._wanted = self._wanted, None
+            if wanted is not None:
+                await self._renew(link, wanted)
+        await link.close()
+
+    async def _renew(self, link: Link, wanted: Renewal) -> None:
+        backoff = Backoff(self._runtime)
+        while self._wanted is None and not self._closed:
+            try:
+                async with asyncio.timeout(_TIMEOUT):
+                    lost = await self._try(link, wanted)
+            except Exception as error:
+                if not is_passing(error):
+                    raise
+                await backoff.pause(error)
+            else:
+                with suppress(RuntimeError):  # that loop is closed; nobody waits any more
+                    wanted.loop.call_soon_threadsafe(wanted.renewed, lost)
+                return
+
+    async def _try(self, link: Link, wanted: Renewal) -> list[str]:
+        leases = wanted.leases
+        params = {
+            "now": wanted.now,
+            "run_id": [lease.run_id for lease in leases],
+            "token": [lease.token for lease in leases],
+            "duration": [lease.duration for lease in leases],
+        }
+        async with link.session() as session, session.transaction():
+            held = {row[0] for row in await session.fetch("renew_all", params)}
+        return [lease.run_id for lease in leases if lease.run_id not in held]
+
+    async def close(self) -> None:
+        """Stop renewing."""
+        with self._starting:
+            self._closed = True
+        if self._loop is None:
+            return
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._news.set)
+        if self._thread is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        elif self._task is not None:
+            await self._task

@@ -1,0 +1,110 @@
+"""LISTEN and NOTIFY: processes tell each other at once that something was committed.
+
+A signal says only that there is something to look for, never what. It may be lost with a connection:
+then the next poll finds what it told of. Each process sends few, however much it commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ...runtime import Runtime
+from .link import Server
+from .trouble import describe
+
+logger = logging.getLogger("durably")
+
+_DUE, _JOURNAL = "due", "journal"
+_PAUSE, _LONG_PAUSE = 0.005, 0.05  # seconds between two signals: of due runs, for watchers alone
+_LAST_DELAY = 10.0  # seconds between two attempts to listen
+_PROBE = 10.0  # seconds of silence after which the connection is tried
+
+
+class Signals:
+    """Sends and hears signals, over one connection."""
+
+    def __init__(
+        self, server: Server, runtime: Runtime, heard: Callable[[bool], None], *, listens: bool
+    ) -> None:
+        self._server = server
+        self._runtime = runtime
+        self._heard = heard
+        self._listens = listens
+        self._channel = f"durably_{server.statements.schema}".rstrip("_")
+        self._name = runtime.token()[:16]
+        self._due = self._journal = False
+        self._news = asyncio.Event()
+        self.is_listening = False
+        """Whether signals arrive at the moment."""
+        self.heard = 0
+        """How many did."""
+        self._task = asyncio.create_task(self._work(), name="durably-signals")
+
+    def send(self, due: bool) -> None:
+        """Something was committed; True when a run may be due. Never waits, never fails."""
+        self._due = self._due or due
+        self._journal = True
+        self._news.set()
+
+    async def close(self) -> None:
+        """Say what is left to say, and stop."""
+        if self._journal and self.is_listening:
+            await self._runtime.sleep(2 * _PAUSE)
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        failures = 0
+        while True:
+            connection: Any = None
+            try:
+                connection = await self._server.connect()
+                if self._listens:
+                    await connection.add_listener(self._channel, self._receive)
+                    connection.add_termination_listener(lambda *_: self._news.set())
+                    self.is_listening = True
+                    self._count(True)  # what was said while nobody listened
+                failures = 0
+                await self._serve(connection)
+            except Exception as error:  # noqa: BLE001 - polling goes on meanwhile
+                logger.debug("no signals for a while: %s", describe(error))
+            finally:
+                self.is_listening = False
+                if connection is not None:
+                    connection.terminate()
+            failures += 1  # full jitter: many lost it at the same moment
+            limit = min(_LAST_DELAY, 0.1 * 2 ** min(failures, 10))
+            await self._runtime.sleep(self._runtime.random.uniform(0, limit))
+
+    async def _serve(self, connection: Any) -> None:
+        while not connection.is_closed():
+            try:
+                async with asyncio.timeout(_PROBE):
+                    await self._news.wait()
+            except TimeoutError:
+                await connection.execute("select 1")
+                continue
+            self._news.clear()
+            if self._journal and not connection.is_closed():
+                due, self._due, self._journal = self._due, False, False
+                said = f"{_DUE if due else _JOURNAL} {self._name}"
+                await connection.execute("select pg_notify($1, $2)", self._channel, said)
+                await self._rest(_LONG_PAUSE if not due else _PAUSE)
+
+    async def _rest(self, pause: float) -> None:
+        """Not too often; but a due run does not wait for the watchers' pause."""
+        end = self._runtime.monotonic() + pause
+        while not self._due and (left := end - self._runtime.monotonic()) > 0:
+            await self._runtime.sleep(min(left, _PAUSE))
+
+    def _receive(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        kind, _, sender = str(payload).partition(" ")
+        if sender != self._name:
+            self._count(kind == _DUE)
+
+    def _count(self, due: bool) -> None:
+        self.heard += 1
+        self._heard(due)

@@ -1,0 +1,100 @@
+"""What is trouble of the server or of the way to it, and passes, and what is somebody's fault."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import asyncpg
+
+from ...runtime import Runtime
+
+logger = logging.getLogger("durably")
+
+_FIRST_DELAY, _LAST_DELAY = 0.1, 5.0  # seconds between two attempts
+_CONFLICT_DELAY = 0.02  # seconds
+
+# Classes of SQLSTATE: the connection, transactions that met, resources, operators, the system, and a
+# server that lets nobody in. A worker's write waits for all of these to pass.
+_CLASSES = frozenset({"08", "28", "40", "53", "57", "58"})
+_STATES = frozenset(
+    {
+        "25006",  # read-only: the server was demoted; the next connection may find its successor
+        "25P03",  # idle in a transaction for too long: this process was stopped
+        "25P04",  # the transaction took too long
+        "26000",  # a pooler gave us another session than the one that prepared the statement
+        "3D000",  # the database is gone, or not there yet
+        "3F000",  # the schema, likewise
+        "42501",  # permission withdrawn
+        "42P01",  # the tables are gone, or not there yet: a restore
+        "42P05",  # see 26000
+        "55P03",  # a lock was not to be had in time
+    }
+)
+_CONFLICTS = frozenset({"40001", "40P01"})
+
+
+class LostConnection(OSError):
+    """The connection broke; what it was doing may have been done or not."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Trouble that may pass, rather than a fault of a statement."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state[:2] in _CLASSES or state in _STATES
+    return isinstance(error, OSError)  # a TimeoutError is one too
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Two transactions met; the server chose this one to be tried again."""
+    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _CONFLICTS
+
+
+def describe(error: BaseException) -> str:
+    """The error in a line."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+class Trouble:
+    """Whether the database can be used at the moment, as all connections of a store find it."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._ended_at = float("-inf")
+        self.why: str | None = None
+        """Why not, if so."""
+
+    def note(self, error: BaseException) -> None:
+        """An attempt failed and will be made again."""
+        if not is_conflict(error):
+            if self.why is None:
+                logger.warning("the database cannot be used: %s", describe(error))
+            self.why = describe(error)
+
+    def clear(self) -> None:
+        """An attempt succeeded."""
+        if self.why is not None:
+            logger.info("the database can be used again")
+            self.why, self._ended_at = None, self._monotonic()
+
+    @property
+    def last_at(self) -> float:
+        """When there last was any, on the monotonic clock; -inf for never."""
+        return self._ended_at if self.why is None else self._monotonic()
+
+
+class Backoff:
+    """How long to wait before the next attempt: longer each time, and not as the others do."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._delay = _FIRST_DELAY
+
+    async def pause(self, error: BaseException) -> None:
+        """After a failed attempt."""
+        if is_conflict(error):
+            await self._runtime.sleep(self._runtime.random.uniform(0, _CONFLICT_DELAY))
+            return
+        await self._runtime.sleep(self._runtime.jitter(self._delay, 0.5))
+        self._delay = min(2 * self._delay, _LAST_DELAY)
