@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 from . import events
 from .bell import Bell
 from .codec import Kept, Unstorable, dump_json
+from .databases import DatabaseOptions, store_of, without_password
 from .emitter import Emitter
 from .engine import Engine
 from .errors import (
@@ -59,11 +60,10 @@ from .models import (
     run_from_row,
     step_from_row,
 )
-from .options import check_options, one_of, path_of, positive
+from .options import check_options, one_of, positive
 from .runtime import Runtime, Seconds, milliseconds, seconds, to_datetime
 from .state import CANCEL, RETRY, Status
-from .store.base import NewRun, RunFilter, Store
-from .store.sqlite import Durability, SQLiteStore
+from .store.base import Durability, NewRun, RunFilter, Store
 from .sync import SyncDurably
 from .threads import Threads
 from .worker import Worker, WorkerOptions
@@ -85,7 +85,8 @@ class Plugin(Protocol):
 class Durably(Emitter):
     """Runs jobs in durable steps. Making one does no I/O; ``init()`` or ``async with`` opens it.
 
-    ``database``: a path, ``sqlite:///path``, or ``:memory:``.
+    ``database``: a path, ``sqlite:///path``, ``:memory:``, or ``postgresql://user@host/name`` (needs
+    ``durably[postgres]``).
     ``jobs``: jobs to register at once.
     ``polling_interval``: seconds between looks for due runs when nothing wakes the worker.
     ``heartbeat_interval``: seconds between renewals of the leases of running runs.
@@ -98,6 +99,9 @@ class Durably(Emitter):
     ``worker``: False for an instance that only triggers, reads and watches.
     ``max_input_bytes``, ``max_output_bytes``: limits of an input, and of a step's result or an output.
     ``allow_network_fs``: permit a database on a network file system.
+    ``schema``: on PostgreSQL, where the tables are; by default where the role's search path leads.
+    ``pooled``: on PostgreSQL, ``database`` leads to a pooler in transaction mode. Most are noticed.
+    ``listen_url``: on PostgreSQL, a way past such a pooler, for LISTEN; without it there is polling.
 
     Durations are seconds or ``timedelta``. Raises ``ConfigurationError`` for what cannot work.
     """
@@ -118,18 +122,19 @@ class Durably(Emitter):
         max_input_bytes: int = 1_048_576,
         max_output_bytes: int = 16_777_216,
         allow_network_fs: bool = False,
+        schema: str = "",
+        listen_url: str | None = None,
+        pooled: bool = False,
         runtime: Runtime | None = None,
         store: Store | None = None,
     ) -> None:
         super().__init__()
         self.database = str(database)
+        """Its database, as it was given."""
         self._runtime = runtime or Runtime()
-        self._store = store or SQLiteStore(
-            path_of(database),
-            self._runtime,
-            durability=one_of("durability", durability, ("full", "process")),
-            allow_network_fs=allow_network_fs,
-        )
+        one_of("durability", durability, ("full", "process"))
+        about = DatabaseOptions(durability, allow_network_fs, schema, listen_url, pooled)
+        self._store = store or store_of(database, self._runtime, about)
         name = f"{os.getpid()}-{self._runtime.token()[:12]}.bell"
         self._options = WorkerOptions(
             name=name,
@@ -239,6 +244,11 @@ class Durably(Emitter):
         if not self._works:
             return Health(database, "none")
         return Health(database, "working" if self.is_working else "stopped")
+
+    @property
+    def shown_database(self) -> str:
+        """Its database without a password, for logs and people."""
+        return without_password(self.database)
 
     @property
     def runtime(self) -> Runtime:

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from .errors import ConfigurationError
 from .runtime import Seconds, seconds
 from .worker import WorkerOptions
-
-
-def path_of(database: str | Path) -> str | Path:
-    """The file of a database: a path, ``sqlite:///path`` or ``:memory:``."""
-    if isinstance(database, Path):
-        return database
-    scheme, separator, rest = database.partition("://")
-    if not separator:
-        if not database:
-            raise ConfigurationError("the database is empty; pass a path, as 'jobs.db'")
-        return database
-    if scheme == "sqlite":
-        return rest.removeprefix("/") or ":memory:"
-    if scheme in ("postgres", "postgresql"):
-        raise ConfigurationError("PostgreSQL is not supported by this version; pass a file's path")
-    raise ConfigurationError(
-        f"{scheme}:// is no database that Durably knows; pass a path, sqlite:///path or :memory:"
-    )
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:

@@ -159,13 +159,13 @@ async def worker(args: Namespace) -> int:
         raise UsageError(f"{args.durably} has no jobs; import the modules that register them")
     durably.set_worker(max_concurrent_runs=args.concurrency)
     signals = Signals()
-    logger.info("worker %d on %s: %s", os.getpid(), durably.database, ", ".join(durably.jobs))
+    logger.info("worker %d on %s: %s", os.getpid(), durably.shown_database, ", ".join(durably.jobs))
     if args.until_idle:
         return await _work_until_idle(durably, signals)
     await durably.init()
     while not signals.first.is_set():
         if not durably.is_working:
-            raise StorageError(f"the worker on {durably.database} had to stop; its log says why")
+            raise StorageError(f"the worker on {durably.shown_database} had to stop; its log says why")
         with suppress(TimeoutError):
             await asyncio.wait_for(signals.first.wait(), _LOOK)
     logger.info("stopping: runs have %g s to end; a second signal hands them back now", args.grace)

@@ -11,11 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..events import Event
 from ..models import JournalRow, Lease, RunRow
 from ..state import Status, Transition
+
+Durability = Literal["full", "process"]
+"""What a commit survives: a power loss too, or any death of the process."""
 
 SUSPECT = 2
 """A run that lapsed so often without a step in between may be what kills its workers."""

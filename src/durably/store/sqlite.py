@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ..errors import ClosedError, SchemaError, StorageUnavailableError
 from ..models import JournalRow, Lease, RunRow
 from ..runtime import Runtime
 from ..state import Transition
 from . import guards, sql
-from .base import Checkpoint, Claims, Cursor, Enqueued, Entry, NewRun, RunFilter, Settlement, Store
+from .base import Checkpoint, Claims, Cursor, Durability, Enqueued, Entry, NewRun, RunFilter, Settlement, Store
 from .writer import Connection, Operation, Writer, is_damaged, is_passing
 
 T = TypeVar("T")
@@ -35,8 +35,6 @@ PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the stor
 _CHECKPOINT_PAGES = 4000  # the net; the writer checkpoints about every thousand
 _LONG_LOG = 8_000_000  # bytes: then other processes wrote more than the checkpointer did
 _AUTOCHECKPOINT = f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}"
-
-Durability = Literal["full", "process"]
 
 
 class SQLiteStore(Store):

@@ -44,13 +44,14 @@ class Server:
     pooled: bool = False
     """Behind a pooler that gives each transaction another session: nothing may outlive a transaction.
     Noticed by itself when the pooler refuses our settings."""
-    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of a session, beside those that every one has."""
 
     async def connect(self) -> Any:
         """A new connection."""
         if not self.pooled:
             try:
-                return await self._connect(_SETTINGS)
+                return await self._connect({**_SETTINGS, **self.settings})
             except asyncpg.ProtocolViolationError as error:
                 if "startup parameter" not in str(error):
                     raise
@@ -64,7 +65,6 @@ class Server:
             timeout=CONNECT_TIMEOUT,
             command_timeout=COMMAND_TIMEOUT,
             server_settings={"application_name": "durably", **settings},
-            **self.options,
             **options,
         )
 

@@ -22,6 +22,7 @@ from ..base import (
     Checkpoint,
     Claims,
     Cursor,
+    Durability,
     Enqueued,
     Entry,
     NewRun,
@@ -52,6 +53,7 @@ class PostgresStore(Store):
     ``schema``: where the tables are; by default wherever the role's search path leads.
     ``listen_url``: for LISTEN, where ``url`` leads to a pooler in transaction mode.
     ``pooled``: ``url`` leads to such a pooler. Most are noticed without being told.
+    ``durability``: "full" leaves it to the server's synchronous_commit; "process" turns that off.
     """
 
     dialect = DIALECT
@@ -64,10 +66,12 @@ class PostgresStore(Store):
         schema: str = "",
         listen_url: str | None = None,
         pooled: bool = False,
+        durability: Durability = "full",
     ) -> None:
         self._runtime = runtime
         self._statements = Statements(schema, self.dialect)
-        self._server = Server(url, self._statements, pooled)
+        settings = {} if durability == "full" else {"synchronous_commit": "off"}
+        self._server = Server(url, self._statements, pooled, settings)
         self.url = url
         self._listen_url = listen_url
         self._trouble = Trouble(runtime.monotonic)
