@@ -1,4 +1,7 @@
-"""Claiming: most runs are taken by the statement that finds them, the others one by one."""
+"""Claiming: most runs are taken by the statement that finds them, the others one by one.
+
+Each is a transaction of its own: if one fails, a replay finds what the others took by the token.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _DUE = len(sql.Due._fields)
 
 
 async def claim(session: Session, ask: sql.ClaimRequest, *, replay: bool = False) -> Claims:
-    """``sql.claim``, in few round trips; within a transaction."""
+    """``sql.claim``, in few round trips."""
     claimed: list[Claimed] = []
     suspects = ask.suspects
     if replay:

@@ -13,7 +13,7 @@ import asyncpg
 
 from ...errors import ClosedError
 from .. import sql
-from .statements import Statements
+from .statements import Compiled, Statements
 from .trouble import LostConnection
 
 logger = logging.getLogger("durably")
@@ -31,6 +31,10 @@ _SETTINGS = {
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
+    # Every statement here is served by an index, whatever is in the tables and however old the planner's
+    # idea of them is; planning anew each time costs more than most of them do.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
     "jit": "off",
 }
 
@@ -72,13 +76,21 @@ class Server:
 class Session:
     """A connection in somebody's hands."""
 
-    def __init__(self, connection: Any, statements: Statements) -> None:
+    def __init__(self, connection: Any, server: Server) -> None:
         self._connection = connection
-        self._statements = statements
+        self._statements = server.statements
+        self._pooled = server.pooled
 
     async def fetch(self, name: str, params: Mapping[str, Any]) -> Sequence[sql.Row]:
         """The rows of a named statement, or of SQL that somebody put together."""
         statement = self._statements[name]
+        if self._pooled and not self._connection.is_in_transaction():
+            # Preparing and executing must meet the same session.
+            async with self._connection.transaction():
+                return await self._fetch(statement, params)
+        return await self._fetch(statement, params)
+
+    async def _fetch(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[sql.Row]:
         rows = await self._connection.fetch(statement.text, *statement.values(params))
         return cast("Sequence[sql.Row]", rows)
 
@@ -121,7 +133,7 @@ class Link:
                 self._connection = await self._server.connect()
             connection = self._connection
             try:
-                yield Session(connection, self._server.statements)
+                yield Session(connection, self._server)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 self._examine(connection, error)
                 raise

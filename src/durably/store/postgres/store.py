@@ -92,9 +92,7 @@ class PostgresStore(Store):
         except BaseException:
             self._opened = False
             raise
-        self._flusher = Flusher(
-            self._commits, self._runtime, self._trouble, pooled=lambda: self._server.pooled
-        )
+        self._flusher = Flusher(self._commits, self._runtime, self._trouble)
         self._flusher.on_commit = self._committed
         self._leases = Leases(self._server, self._runtime)
         listen_on, listens = self._server, self._listen_url is not None or not self._server.pooled
@@ -271,7 +269,7 @@ class PostgresStore(Store):
         async def attempt(replay: bool) -> Claims:
             # After a failed try: what could not be written includes the renewals of live workers.
             now = ask._replace(takeover=False) if replay else ask
-            async with self._claims.session() as session, session.transaction():
+            async with self._claims.session() as session:
                 return await claim(session, now, replay=replay)
 
         return self._claim(attempt)
