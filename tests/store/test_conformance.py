@@ -59,7 +59,7 @@ async def test_a_new_run_is_pending_and_due_at_once(store):
 
 async def test_enqueue_is_all_or_nothing(store):
     await put(store, new(1))
-    with pytest.raises(Exception, match="(?i)not[ -]null"):
+    with pytest.raises(Exception, match=r"(?i)not[ -]null"):
         await store.enqueue([new(2), NewRun("x" * 36, None, "1", "{}", None, None)], 1)
     assert len(await store.runs(RunFilter())) == 1
 
@@ -169,7 +169,7 @@ async def test_steps_are_kept_in_order_and_once(store):
     )
     assert seqs == list(range(3, 23))
     assert list(await store.checkpoints(held.row.id)) == [f"s{i}" for i in range(20)]
-    with pytest.raises(Exception, match="(?i)unique"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         await store.record(held.lease, entry(store, "s3"))
     assert (await store.record(held.lease, entry(store, "s20"))) == 23
 

@@ -165,7 +165,9 @@ async def worker(args: Namespace) -> int:
     await durably.init()
     while not signals.first.is_set():
         if not durably.is_working:
-            raise StorageError(f"the worker on {durably.shown_database} had to stop; its log says why")
+            raise StorageError(
+                f"the worker on {durably.shown_database} had to stop; its log says why"
+            )
         with suppress(TimeoutError):
             await asyncio.wait_for(signals.first.wait(), _LOOK)
     logger.info("stopping: runs have %g s to end; a second signal hands them back now", args.grace)

@@ -16,7 +16,18 @@ from ..models import JournalRow, Lease, RunRow
 from ..runtime import Runtime
 from ..state import Transition
 from . import guards, sql
-from .base import Checkpoint, Claims, Cursor, Durability, Enqueued, Entry, NewRun, RunFilter, Settlement, Store
+from .base import (
+    Checkpoint,
+    Claims,
+    Cursor,
+    Durability,
+    Enqueued,
+    Entry,
+    NewRun,
+    RunFilter,
+    Settlement,
+    Store,
+)
 from .writer import Connection, Operation, Writer, is_damaged, is_passing
 
 T = TypeVar("T")

@@ -10,11 +10,10 @@ write looks whether it was done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Generic, NamedTuple, TypeVar
-
-import asyncpg
 
 from ...errors import ClosedError, LeaseLost, StorageUnavailableError
 from ...models import Lease, RunRow
@@ -26,6 +25,8 @@ from .link import Link, Session
 from .trouble import Backoff, Trouble, is_passing
 
 T = TypeVar("T")
+
+logger = logging.getLogger("durably")
 
 MAX_BATCH = 500  # writes in one flush
 _LAST_PATIENCE = 10.0  # seconds that a close waits for what is under way
@@ -188,7 +189,10 @@ class Flusher:
     def _announce(self, results: list[Result]) -> None:
         wakes = [r.write.wakes for r in results if r.error is None and r.write.wakes is not None]
         if self.on_commit and wakes:
-            self.on_commit(any(wakes))
+            try:
+                self.on_commit(any(wakes))
+            except Exception:
+                logger.exception("others could not be told of a commit")
 
     # -- one flush
 
@@ -197,7 +201,7 @@ class Flusher:
             if not any(write.tries for write in batch):
                 try:
                     return await self._together(session, batch)
-                except asyncpg.PostgresError as error:
+                except Exception as error:
                     if is_passing(error):
                         raise
             return await self._one_by_one(session, batch)
@@ -227,7 +231,7 @@ class Flusher:
                 return Result(write, await session.run(write.alone()), None)
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - refusals travel to their caller
+        except BaseException as error:
             if is_passing(error):
                 raise
             return Result(write, None, error)
@@ -246,10 +250,10 @@ async def _enqueue(session: Session, writes: list[Enqueue]) -> list[Result]:
     new = {row[0]: Enqueued(RunRow._make(row), True) for row in rows}
     results: list[Result] = []
     for write in writes:
-        found = [
-            new.get(run.id) or await session.run(sql.enqueue_one(run, write.now))
-            for run in write.runs
-        ]
+        found: list[Enqueued] = []
+        for run in write.runs:  # what is not new has a known key
+            one = new.get(run.id)
+            found.append(one or await session.run(sql.enqueue_one(run, write.now)))
         results.append(Result(write, found, None))
     return results
 
@@ -301,7 +305,7 @@ def _settlement(write: Settle) -> tuple[str | int | None, ...]:
     return run_id, token, delay, new.output, new.error, new.progress
 
 
-_KINDS: dict[str, Callable[[Session, Any], Any]] = {
+_KINDS: dict[str, Callable[[Session, Any], Awaitable[list[Result]]]] = {
     "enqueue": _enqueue,
     "record": _record,
     "progress": _save_progress,

@@ -5,12 +5,11 @@ Each is a transaction of its own: if one fails, a replay finds what the others t
 
 from __future__ import annotations
 
-import asyncpg
-
 from ...models import RunRow
 from ...state import Status
 from .. import sql
 from ..base import SUSPECT, Claimed, Claims
+from .driver import UNIQUE_VIOLATION, ServerError, state_of
 from .link import Session
 
 _ROUNDS = 16  # how often a claim looks for more
@@ -35,8 +34,8 @@ async def claim(session: Session, ask: sql.ClaimRequest, *, replay: bool = False
         common = {"jobs": list(ask.jobs), "skipped": skipped, "now": ask.now}
         if some_parked:
             await session.fetch("park_all", {**common, "look": _LOOK})
-        mine = {"owner": ask.owner, "token": ask.token, "lease": ask.lease, "limit": free}
-        rows = await session.fetch("claim_due", {**common, **mine})
+        lease = {"owner": ask.owner, "token": ask.token, "lease": ask.lease}
+        rows = await session.fetch("claim_due", {**common, **lease, "limit": free})
         for row in rows:
             due, seq = sql.Due._make(row[:_DUE]), row[_DUE]
             if seq is not None:
@@ -62,6 +61,8 @@ async def _take(session: Session, ask: sql.ClaimRequest, due: sql.Due) -> Claime
         try:
             async with session.transaction():
                 return await session.run(sql.take(ask, due))
-        except asyncpg.UniqueViolationError:
-            continue  # another worker just took a run with this key: behind it, then
+        except ServerError as error:
+            if state_of(error) != UNIQUE_VIOLATION:
+                raise
+            # Another worker just took a run with this key: behind it, then.
     return None

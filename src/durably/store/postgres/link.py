@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-import asyncpg
-
 from ...errors import ClosedError
 from .. import sql
+from .driver import PROTOCOL_VIOLATION, DriverError, ServerError, connect, state_of
 from .statements import Compiled, Statements
 from .trouble import LostConnection
 
@@ -56,15 +55,17 @@ class Server:
         if not self.pooled:
             try:
                 return await self._connect({**_SETTINGS, **self.settings})
-            except asyncpg.ProtocolViolationError as error:
-                if "startup parameter" not in str(error):
+            except ServerError as error:
+                if state_of(error) != PROTOCOL_VIOLATION or "startup parameter" not in str(error):
                     raise
-                logger.info("there is a pooler before the database (%s); no settings are sent", error)
+                logger.info(
+                    "there is a pooler before the database (%s); no settings are sent", error
+                )
                 self.pooled = True
         return await self._connect({}, statement_cache_size=0)
 
     async def _connect(self, settings: Mapping[str, str], **options: Any) -> Any:
-        return await asyncpg.connect(  # pyright: ignore[reportUnknownMemberType]
+        return await connect(
             self.url,
             timeout=CONNECT_TIMEOUT,
             command_timeout=COMMAND_TIMEOUT,
@@ -134,7 +135,7 @@ class Link:
             connection = self._connection
             try:
                 yield Session(connection, self._server)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (ServerError, DriverError, OSError) as error:
                 self._examine(connection, error)
                 raise
             except BaseException:
@@ -145,9 +146,9 @@ class Link:
 
     def _examine(self, connection: Any, error: BaseException) -> None:
         lost = connection.is_closed()
-        if lost or not isinstance(error, asyncpg.PostgresError) or connection.is_in_transaction():
+        if lost or not isinstance(error, ServerError) or connection.is_in_transaction():
             self._drop()
-        elif error.sqlstate == "25006" or (error.sqlstate or "")[:2] in ("57", "08"):
+        elif state_of(error) == "25006" or state_of(error)[:2] in ("57", "08"):
             self._drop()  # perhaps another server is the right one now
         if lost and not isinstance(error, OSError):
             raise LostConnection(f"the connection was lost: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ...errors import SchemaError
-from .. import sql
 from .link import Session
 from .statements import DIALECT, Statements
 

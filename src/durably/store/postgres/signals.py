@@ -64,7 +64,7 @@ class Signals:
                 connection = await self._server.connect()
                 if self._listens:
                     await connection.add_listener(self._channel, self._receive)
-                    connection.add_termination_listener(lambda *_: self._news.set())
+                    connection.add_termination_listener(self._ended)
                     self.is_listening = True
                     self._count(True)  # what was said while nobody listened
                 failures = 0
@@ -99,6 +99,9 @@ class Signals:
         end = self._runtime.monotonic() + pause
         while not self._due and (left := end - self._runtime.monotonic()) > 0:
             await self._runtime.sleep(min(left, _PAUSE))
+
+    def _ended(self, _connection: Any) -> None:
+        self._news.set()
 
     def _receive(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         kind, _, sender = str(payload).partition(" ")

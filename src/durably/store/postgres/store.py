@@ -43,7 +43,11 @@ from .trouble import Backoff, Trouble, describe, is_passing
 T = TypeVar("T")
 
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
-_LOOK, _LOOK_DEAF, _LOOK_CLOSELY = 1.0, 0.25, 0.05  # seconds between two looks of watchers at the journal
+_LOOK, _LOOK_DEAF, _LOOK_CLOSELY = (
+    1.0,
+    0.25,
+    0.05,
+)  # seconds between two looks of watchers at the journal
 _HOPELESS = frozenset({"28000", "28P01", "3D000"})  # states that no wait at the start will mend
 
 
@@ -375,9 +379,7 @@ class PostgresStore(Store):
 
     # -- following
 
-    async def tail(
-        self, cursor: Cursor, limit: int = 1000
-    ) -> tuple[list[JournalRow], Cursor]:
+    async def tail(self, cursor: Cursor, limit: int = 1000) -> tuple[list[JournalRow], Cursor]:
         look = await self._read(lambda: follow.tail(cursor, limit))
         self._behind = bool(look.cursor.missing)
         return look

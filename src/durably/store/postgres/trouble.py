@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import asyncpg
-
 from ...runtime import Runtime
+from .driver import ServerError, state_of
 
 logger = logging.getLogger("durably")
 
@@ -40,15 +39,15 @@ class LostConnection(OSError):
 
 def is_passing(error: BaseException) -> bool:
     """Trouble that may pass, rather than a fault of a statement."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
+    if isinstance(error, ServerError):
+        state = state_of(error)
         return state[:2] in _CLASSES or state in _STATES
     return isinstance(error, OSError)  # a TimeoutError is one too
 
 
 def is_conflict(error: BaseException) -> bool:
     """Two transactions met; the server chose this one to be tried again."""
-    return isinstance(error, asyncpg.PostgresError) and error.sqlstate in _CONFLICTS
+    return state_of(error) in _CONFLICTS
 
 
 def describe(error: BaseException) -> str:
