@@ -47,6 +47,7 @@ from .http.asgi import AsgiApp
 from .http.handler import Handler, HandlerOptions
 from .http.wsgi import WsgiApp
 from .job import Job
+from .metrics import Metrics
 from .models import (
     Health,
     I,
@@ -149,6 +150,7 @@ class Durably(Emitter):
             store=self._store,
             wanted=self._is_wanted,
             publish=self._publish,
+            metrics=Metrics(),
             max_recoveries=max_recoveries,
             max_output=max_output_bytes,
         )
@@ -239,6 +241,23 @@ class Durably(Emitter):
         if not self._works:
             return Health(database, "none")
         return Health(database, "working" if self.is_working else "stopped")
+
+    async def count_runs(self) -> list[tuple[str, str, int]]:
+        """How many runs there are, as (job, status, count). Reads all runs: ask every some seconds."""
+        self._check_loop()
+        return await self._store.count_runs()
+
+    async def queue_ages(self) -> dict[str, float]:
+        """Of each registered job, how many seconds its longest due run has waited; 0 for none."""
+        self._check_loop()
+        now = self._runtime.now()
+        oldest = await self._store.oldest_due(list(self._jobs), now)
+        return {job: (now - oldest.get(job, now)) / 1000 for job in self._jobs}
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this instance has counted."""
+        return self._engine.metrics
 
     @property
     def runtime(self) -> Runtime:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .events import AnyEvent
+from .metrics import Metrics
 from .runtime import Runtime
 from .store.base import Store
 from .threads import Threads
@@ -22,6 +23,7 @@ class Engine:
     publish: Callable[[AnyEvent], None]
     max_recoveries: int
     max_output: int
+    metrics: Metrics
     keep_logs: bool = False
     step_threads: Threads | None = None
     job_threads: Threads | None = None

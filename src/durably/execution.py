@@ -215,10 +215,12 @@ class Execution(Generic[I, O]):
             match outcome:
                 case Completed(output):
                     seq = await self._move(COMPLETE, Settlement(now, output=output))
+                    self._engine.metrics.ended[self._row.job, "completed"] += 1
                     self._tell_completed(now, seq, output)
                 case Failed(error):
                     text = error_to_json(error)
                     seq = await self._move(FAIL, Settlement(now, error=text))
+                    self._engine.metrics.ended[self._row.job, "failed"] += 1
                     self.report.tell(events.RunFail, now, seq, error=error)
                 case Released():
                     # It keeps its place in the line: it has been waiting since it was created.
@@ -226,7 +228,10 @@ class Execution(Generic[I, O]):
                     self.report.tell(events.RunRelease, now, seq)
                 case Gone():
                     logger.info("%s is not ours any more: %r", self._named(), self.interrupt)
+                    if isinstance(self.interrupt, LeaseLost):
+                        self._engine.metrics.lost[self._row.job] += 1
         except LeaseLost:
+            self._engine.metrics.lost[self._row.job] += 1
             logger.warning("%s was taken over or cancelled before it was settled", self._named())
         except DurablyError as error:
             logger.error("%s could not be settled: %s", self._named(), error)
@@ -278,8 +283,9 @@ class Execution(Generic[I, O]):
         now = self._engine.runtime.now()
         seq = await self._record(Entry("step:complete", now, name, index, started_at, kept.text))
         self._has_committed = True
+        took = (now - started_at) / 1000
+        self._engine.metrics.steps[self._row.job].observe(took)
         if self._engine.wanted(self.run_id):
-            took = (now - started_at) / 1000
             output = load_json(kept.text)
             self.report.tell(events.StepComplete, now, seq, **at, output=output, duration=took)
         return kept.value

@@ -30,6 +30,7 @@ from ..options import one_of
 from .auth import Caller, Gate, Operation
 from .message import Refusal, Request, Response, respond
 from .openapi import describe
+from .prometheus import CONTENT_TYPE, expose
 from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
 from .streams import Limits, Streams
 from .wire import (
@@ -368,6 +369,13 @@ class Handler:
     async def _readyz(self, ask: Ask) -> Response:
         health = await self._durably.health()
         return respond(health_to_wire(health), 200 if health.is_ready else 503)
+
+    async def _metrics(self, ask: Ask) -> Response:
+        await ask.caller.may_read("on_metrics")
+        runs, ages = await self._durably.count_runs(), await self._durably.queue_ages()
+        text = expose(self._durably.metrics, runs, ages, self.streams)
+        headers = (("content-type", CONTENT_TYPE), ("cache-control", "no-store"))
+        return Response(200, headers, text.encode())
 
     async def _openapi(self, ask: Ask) -> Response:
         return respond(describe())

@@ -223,6 +223,14 @@ class Store(ABC):
         """How many steps of each run are committed."""
 
     @abstractmethod
+    async def count_runs(self) -> list[tuple[str, str, int]]:
+        """How many runs there are of each job in each status. Reads them all: not for every second."""
+
+    @abstractmethod
+    async def oldest_due(self, jobs: Sequence[str], now: int) -> dict[str, int]:
+        """Of each job that has due runs nobody executes, since when the first one is."""
+
+    @abstractmethod
     async def runs(self, filter: RunFilter) -> list[RunRow]:
         """Runs, newest first."""
 

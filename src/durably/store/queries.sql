@@ -25,6 +25,15 @@ select due_at, id, status, recoveries, scope, concurrency_key
 -- Whether a job has any run that wants a worker.
 select 1 from durably_runs where job = :job and due_at <= :now limit 1
 
+-- oldest_due
+-- Since when a job's longest due run waits for a worker.
+select due_at from durably_runs
+ where job = :job and due_at <= :now and status <> 'running' order by due_at, id limit 1
+
+-- count_runs
+-- How many runs of each job are in each status.
+select job, status, count(*) from durably_runs group by job, status order by job, status
+
 -- busy
 -- The run that holds a scope's concurrency key now.
 select id from durably_runs

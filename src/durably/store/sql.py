@@ -494,6 +494,15 @@ def in_progress(owner: str) -> Transaction[list[RunRow]]:
     return [RunRow._make(row) for row in rows]
 
 
+def oldest_due(jobs: Sequence[str], now: int) -> Transaction[dict[str, int]]:
+    """Since when each job's first due run waits."""
+    found: dict[str, int] = {}
+    for job in jobs:
+        if rows := (yield "oldest_due", {"job": job, "now": now}):
+            found[job] = rows[0][0]
+    return found
+
+
 def count_steps(run_ids: Sequence[str]) -> Transaction[list[int]]:
     """How many steps of each run are committed."""
     counts: list[int] = []

@@ -391,6 +391,13 @@ class SQLiteStore(Store):
     async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
         return await self._read(lambda: sql.count_steps(run_ids))
 
+    async def count_runs(self) -> list[tuple[str, str, int]]:
+        rows = await self._read(lambda: sql.one("count_runs", {}))
+        return [(job, status, count) for job, status, count in rows]
+
+    async def oldest_due(self, jobs: Sequence[str], now: int) -> dict[str, int]:
+        return await self._read(lambda: sql.oldest_due(jobs, now))
+
     async def runs(self, filter: RunFilter) -> list[RunRow]:
         text, params = sql.select_runs(DIALECT, filter)
         rows = await self._read(lambda: sql.one(text, params))
