@@ -81,9 +81,9 @@ class Stream:
         failures = self._backoff.failures
         if not self._met and failures >= self._connection.retries:
             raise self._connection.unavailable(self._asked, lost, failures + 1) from None
-        if self._met and failures == 0:
+        if self._met and failures == 1:  # the first one more often than not is a restart
             address = self._connection.address(self._asked)
-            logger.info("lost %s (%s); connecting again", address, lost.reason)
+            logger.warning("lost %s (%s); trying until it is back", address, lost.reason)
         return lost.wish
 
     def read(self, message: Message, make: Callable[[Any], T]) -> T:
