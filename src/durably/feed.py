@@ -213,10 +213,11 @@ class Feed:
             await self._require(run_id, after)
             while not self._closed:
                 lines = await self._store.journal(run_id, last, CHUNK)
-                progress = await self._progress_elsewhere(run_id, watcher)
+                progress = await self._progress_now(run_id, watcher, following)
                 for line in lines:
                     event = event_from_row(line)
                     for earlier in watcher.before(line.seq):
+                        progress = None if isinstance(earlier, RunProgress) else progress
                         yield earlier
                     if event.is_final and following and progress is not None:
                         yield progress
@@ -244,10 +245,12 @@ class Feed:
         if await self._store.run(run_id) is None and not await self._store.journal(run_id, after):
             raise RunNotFoundError(run_id)
 
-    async def _progress_elsewhere(self, run_id: str, watcher: Watcher) -> RunProgress | None:
-        """How far a run of another process is, if that is news. (Ours is told as it happens.)"""
+    async def _progress_now(
+        self, run_id: str, watcher: Watcher, following: bool
+    ) -> RunProgress | None:
+        """How far a run is, if that is news. While one follows, our own is told as it happens."""
         row = await self._store.run(run_id)
-        if row is None or row.lease_owner == self._name:
+        if row is None or (following and row.lease_owner == self._name):
             return None
         progress = progress_from_json(row.progress)
         if progress in (None, watcher.told):

@@ -44,7 +44,7 @@ from .wire import (
     job_to_wire,
     log_to_wire,
     run_to_wire,
-    status_from_wire,
+    statuses_from_wire,
     step_to_wire,
     trigger_from_wire,
     triggered_to_wire,
@@ -266,7 +266,7 @@ class Handler:
         limit = query.number("limit", 50)
         filter = make_filter(
             query.texts("jobName"),
-            [status_from_wire(word) for word in query.texts("status")],
+            statuses_from_wire(query.texts("status"), self._vocabulary),
             query.labels,
             limit + 1,  # one more, to know whether there is more
             query.number("offset", 0),

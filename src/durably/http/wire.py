@@ -234,6 +234,15 @@ LABEL = "label."
 """What the query parameters of labels begin with."""
 
 
+def statuses_from_wire(words: Iterable[str], vocabulary: Vocabulary = CURRENT) -> list[Status]:
+    """The statuses that a client asks for: all that it would be told by these words."""
+    found: list[Status] = []
+    for word in words:
+        found.append(status_from_wire(word))
+        found += [Status(ours) for ours, told in vocabulary.statuses.items() if told == word]
+    return found
+
+
 def status_from_wire(word: str) -> Status:
     """A status as a client may say it: ``leased`` is another word for ``running``."""
     try:
