@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import PydanticInvalidForJsonSchema
 
-from ..codec import Codec, Unstorable
+from ..codec import Codec, Unstorable, dump_json
 from ..errors import (
     ClosedError,
     ConfigurationError,
@@ -39,7 +39,6 @@ from .wire import (
     JobInfo,
     Triggered,
     WireError,
-    dump,
     health_to_wire,
     job_to_wire,
     log_to_wire,
@@ -245,7 +244,7 @@ class Handler:
         job = handle.definition
         given = wanted.input if job.takes_input or wanted.input != {} else None
         try:
-            input = job.input.decode(dump(given).decode())
+            input = job.input.decode(dump_json(given))
         except Unstorable as problem:
             raise bad_input(job, problem) from None
         trigger = Trigger(
