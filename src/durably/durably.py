@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from typing_extensions import Unpack
 
@@ -230,6 +230,7 @@ class Durably(Emitter):
 
     async def health(self) -> Health:
         """How this instance is: its database, its worker."""
+        database: Literal["ok", "unavailable", "closed"]
         try:
             self._check_loop()
             await self._store.end_of_tail()

@@ -190,7 +190,7 @@ def _start(row: RunRow, last: int) -> RunStart:
     )
 
 
-def _identity(principal: Any) -> Hashable:
+def _identity(principal: object) -> Hashable:
     """What tells one principal from another: itself, where it can be a key."""
     try:
         hash(principal)

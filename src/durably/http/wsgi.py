@@ -86,10 +86,13 @@ class WsgiApp:
         """The body, one byte longer than it may be where it is too long; the handler refuses it."""
         length = environ.get("CONTENT_LENGTH") or ""
         if length.isascii() and length.isdigit():
-            return environ["wsgi.input"].read(min(int(length), self._limit + 1))
-        if environ.get("wsgi.input_terminated") and environ["REQUEST_METHOD"] == "POST":
-            return environ["wsgi.input"].read(self._limit + 1)
-        return b""
+            size = min(int(length), self._limit + 1)
+        elif environ.get("wsgi.input_terminated") and environ["REQUEST_METHOD"] == "POST":
+            size = self._limit + 1
+        else:
+            return b""
+        body: bytes = environ["wsgi.input"].read(size)
+        return body
 
 
 class _Chunks(Iterator[bytes]):

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..events import Event
 from ..models import JournalRow, Lease, RunRow
@@ -179,6 +179,14 @@ class Store(ABC):
     @abstractmethod
     def record(self, lease: Lease, entry: Entry) -> Awaitable[int]:
         """Write a line of the holder's into the journal; its number."""
+
+    @abstractmethod
+    async def transact(
+        self, lease: Lease, entry: Entry, call: Callable[[Any], Any]
+    ) -> tuple[int, Any]:
+        """Commit what ``call(connection)`` writes together with the holder's line, whose data is the
+        ``text`` of what it returns. The number and that; or, when an earlier try turns out to have
+        been committed, the number and None. What it raises undoes all."""
 
     @abstractmethod
     async def save_progress(self, lease: Lease, progress: str, now: int) -> None:

@@ -110,6 +110,12 @@ select id, (select coalesce(max(seq), 0) + 1 from durably_journal where run_id =
  where id = :run_id and lease_token = :token and status = 'running' {for_update}
 returning seq
 
+-- hold
+-- The fence for what is written beside our own tables: the row stays locked until the commit.
+update durably_runs set updated_at = :now
+ where id = :run_id and lease_token = :token and status = 'running'
+returning id
+
 -- recorded
 -- The checkpoint that a record whose outcome is unknown did write.
 select seq from durably_journal

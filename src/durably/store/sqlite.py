@@ -17,6 +17,7 @@ from ..runtime import Runtime
 from ..state import Transition
 from . import guards, sql
 from .base import Checkpoint, Claims, Enqueued, Entry, NewRun, RunFilter, Settlement, Store
+from .lend import lend
 from .writer import Connection, Operation, Writer, is_damaged, is_passing
 
 T = TypeVar("T")
@@ -290,9 +291,10 @@ class SQLiteStore(Store):
         except StopIteration as stop:
             return cast("T", stop.value)
 
-    def _execute(self, text: str, params: Any) -> list[Any]:
+    def _execute(self, text: str | sql.Call, params: Any) -> list[Any]:
         if self._reader is None:
             raise ClosedError("the database is closed")
+        assert isinstance(text, str)  # users' functions write; nothing lends them the reader
         return self._reader.execute(self._statements.get(text, text), params).fetchall()
 
     # -- the life of a run
@@ -347,6 +349,16 @@ class SQLiteStore(Store):
     def record(self, lease: Lease, entry: Entry) -> asyncio.Future[int]:
         return self._write(
             lambda replay: sql.record(lease, entry, replay=replay), atomic=True, wakes=False
+        )
+
+    async def transact(
+        self, lease: Lease, entry: Entry, call: Callable[[Any], Any]
+    ) -> tuple[int, Any]:
+        now = self._runtime.now
+        return await self._write(
+            lambda replay: sql.transact(lease, entry, lend(call), now, replay=replay),
+            heavy=True,
+            wakes=False,
         )
 
     async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
