@@ -35,6 +35,7 @@ from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
 from .streams import Limits, Streams
 from .wire import (
     VOCABULARIES,
+    Disposition,
     ErrorPolicy,
     JobInfo,
     Triggered,
@@ -255,7 +256,7 @@ class Handler:
             ask.caller.scope or "",
         )
         row, created = (await self._durably.enqueue([self._durably.new_run(job, trigger)]))[0]
-        disposition = "created" if created else "idempotent"
+        disposition: Disposition = "created" if created else "idempotent"
         wish = ask.request.headers.get("prefer", "")
         run = run_to_wire(row, 0, self._vocabulary) if "return=representation" in wish else None
         return respond(triggered_to_wire(Triggered(row.id, disposition, run)))

@@ -25,6 +25,9 @@ from ..state import Status
 ErrorPolicy = Literal["full", "message", "none"]
 """What is told of why a run failed: with its traceback, its message, or only that it did."""
 
+Disposition = Literal["created", "idempotent"]
+"""Whether a triggered run is new, or its idempotency key was known."""
+
 MAX_SAFE = 2**53 - 1
 MAX_DEPTH = 100
 MAX_KEYS = 10_000
@@ -199,7 +202,7 @@ class Triggered(NamedTuple):
     """The answer of POST /trigger and /retrigger."""
 
     run_id: str
-    disposition: Literal["created", "idempotent"]
+    disposition: Disposition
     run: Mapping[str, Any] | None = None
     """The run itself, where ``Prefer: return=representation`` asked for it."""
 
