@@ -140,8 +140,8 @@ class Gate:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind and kind != "application/json":
             raise Refusal(415, "not_json", "send content-type: application/json")
-        # A same-origin page's script, with an empty body: the published client asks like this.
-        if not kind and not same and "x-durably" not in request.headers:
+        # A script of a page that may ask, with an empty body: the published client asks like this.
+        if not kind and not (same or listed) and "x-durably" not in request.headers:
             raise Refusal(
                 415, "not_json", "send content-type: application/json, or the header X-Durably: 1"
             )
