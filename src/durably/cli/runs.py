@@ -14,8 +14,6 @@ from ..codec import Codec
 from ..durably import Durably
 from ..errors import RunNotFoundError
 from ..events import LogWrite
-from ..http.wire import JobInfo
-from ..job import Job
 from ..models import LogEntry, Run
 from ..terminal import clean, clean_lines
 from .remote import connected, named_url
@@ -281,9 +279,10 @@ def _say(text: str) -> None:
 
 async def jobs(args: Namespace) -> int:
     """The jobs that an application registers, or that a server knows."""
-    found = [_of_app(job) for job in _definitions(args.durably)] if args.durably else None
-    if found is None:
-        found = [_of_server(job) for job in await _asked(args)]
+    url = named_url(args)
+    if url is None and not args.durably:
+        raise UsageError("pass MODULE:DURABLY, or --url")
+    found = _of_app(args.durably) if url is None else await _of_server(url, args)
     found.sort(key=lambda job: str(job["name"]))
     if args.json:
         print_json(found)
@@ -292,37 +291,33 @@ async def jobs(args: Namespace) -> int:
     return 0
 
 
-def _definitions(spec: str) -> list[Job[Any, Any]]:
-    return [handle.definition for handle in load_durably(spec).jobs.values()]
+def _of_app(spec: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": job.name,
+            "sync": job.is_sync,
+            "takes_input": job.takes_input,
+            "input_schema": _schema(job.input),
+            "output_schema": _schema(job.output),
+        }
+        for job in (handle.definition for handle in load_durably(spec).jobs.values())
+    ]
 
 
-async def _asked(args: Namespace) -> list[JobInfo]:
-    url = named_url(args)
-    if url is None:
-        raise UsageError("pass MODULE:DURABLY, or --url")
-    async with connected(url, args) as client:
-        return await client.get_jobs()
-
-
-def _of_app(job: Job[Any, Any]) -> dict[str, Any]:
-    return {
-        "name": job.name,
-        "sync": job.is_sync,
-        "takes_input": job.takes_input,
-        "input_schema": _schema(job.input),
-        "output_schema": _schema(job.output),
-    }
-
-
-def _of_server(job: JobInfo) -> dict[str, Any]:
+async def _of_server(url: str, args: Namespace) -> list[dict[str, Any]]:
     """As of an application, but for what a server does not tell."""
-    return {
-        "name": job.name,
-        "sync": None,
-        "takes_input": None,
-        "input_schema": job.input_schema,
-        "output_schema": job.output_schema,
-    }
+    async with connected(url, args) as client:
+        jobs = await client.get_jobs()
+    return [
+        {
+            "name": job.name,
+            "sync": None,
+            "takes_input": None,
+            "input_schema": job.input_schema,
+            "output_schema": job.output_schema,
+        }
+        for job in jobs
+    ]
 
 
 def _schema(codec: Codec[Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import socket
 from argparse import Namespace
 from collections.abc import Generator
@@ -25,6 +26,7 @@ logger = logging.getLogger("durably")
 
 _LOOK = 1.0  # seconds between two looks at whether the worker still works
 _FIRST = asyncio.FIRST_COMPLETED
+_WAITING = 2048  # connections that wait to be accepted
 _STREAM = socket.SOCK_STREAM
 _LAST_REQUESTS = 1  # seconds for requests that are being answered when a signal comes
 
@@ -142,15 +144,23 @@ def _listen(args: Namespace, *, open_to_all: bool) -> socket.socket:
         found = socket.getaddrinfo(host or None, port, type=_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise UsageError(f"host {host!r} is not known: {error.strerror}") from None
-    family, _, _, _, address = found[0]
+    family, kind, protocol, _, address = found[0]
     if not open_to_all and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise UsageError(
             f"{host or 'every address'} can be reached from other machines, and anybody there could "
             "do everything; pass --auth MODULE:NAME, or --public if that is meant"
         )
+    # Not socket.create_server: it leaves the protocol open, and asyncio turns off Nagle's algorithm
+    # (40 ms an answer) only for what says that it is TCP.
+    listener = socket.socket(family, kind, protocol)
     try:
-        return socket.create_server(address, family=family, backlog=2048)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_WAITING)
+        return listener
     except OSError as error:
+        listener.close()
         what = "is in use" if error.errno == EADDRINUSE else f"cannot be listened on: {error}"
         raise ListenError(f"port {port} of {host} {what}; pass another --port") from None
 
