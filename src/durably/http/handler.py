@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -24,7 +25,7 @@ from ..errors import (
     RunNotFoundError,
     StorageError,
 )
-from ..handle import Trigger, bad_input, make_filter
+from ..handle import JobHandle, Trigger, bad_input, make_filter
 from ..models import RunRow, run_from_row
 from ..options import one_of
 from .auth import Caller, Gate, Operation
@@ -40,6 +41,7 @@ from .wire import (
     JobInfo,
     Triggered,
     WireError,
+    dump,
     health_to_wire,
     job_to_wire,
     log_to_wire,
@@ -113,6 +115,7 @@ class Handler:
         self._durably = durably
         self._vocabulary = VOCABULARIES[compat]
         self._errors: ErrorPolicy = one_of("errors", errors, ("full", "message", "none"))
+        self._documents: dict[tuple[str, ...], bytes] = {}
         self._gate = Gate(auth, public=public, origins=origins)
         self._streams = Streams(durably, self._vocabulary, self._errors, limits or Limits())
         if auth is None and public:
@@ -263,13 +266,13 @@ class Handler:
 
     async def _runs(self, ask: Ask) -> Response:
         query = ask.query
-        limit = query.number("limit", 50)
+        limit = query.number("limit")
         filter = make_filter(
             query.texts("jobName"),
             statuses_from_wire(query.texts("status"), self._vocabulary),
             query.labels,
             limit + 1,  # one more, to know whether there is more
-            query.number("offset", 0),
+            query.number("offset"),
             query.text("cursor"),
         )
         rows = await self._durably.rows(await ask.caller.scoped(filter, live=False))
@@ -294,7 +297,7 @@ class Handler:
 
     async def _logs(self, ask: Ask) -> Response:
         row = await self._row(ask, "logs")
-        after, limit = ask.query.number("after", 0), ask.query.number("limit", 1000)
+        after, limit = ask.query.number("after"), ask.query.number("limit")
         entries = await self._durably.get_logs(row.id, after=after, limit=limit)
         return respond([log_to_wire(entry, self._vocabulary) for entry in entries])
 
@@ -320,9 +323,7 @@ class Handler:
 
     async def _jobs(self, ask: Ask) -> Response:
         await ask.caller.may_read("on_jobs")
-        jobs = [handle.definition for handle in self._durably.jobs.values()]
-        told = [JobInfo(job.name, _schema(job.input), _schema(job.output)) for job in jobs]
-        return respond([job_to_wire(job) for job in told])
+        return respond([job_to_wire(_info(job)) for job in self._durably.jobs.values()])
 
     async def _subscribe(self, ask: Ask) -> Response:
         row = await self._row(ask, "subscribe")
@@ -378,7 +379,15 @@ class Handler:
         return Response(200, headers, text.encode())
 
     async def _openapi(self, ask: Ask) -> Response:
-        return respond(describe())
+        jobs: Mapping[str, JobHandle[Any, Any]] = {}
+        with suppress(Refusal):
+            await ask.caller.may_read("on_jobs")
+            jobs = self._durably.jobs
+        names = tuple(jobs)
+        if names not in self._documents:
+            document = describe([_info(job) for job in jobs.values()], self._vocabulary)
+            self._documents = {**self._documents, names: dump(document)}
+        return respond(None, body=self._documents[names])
 
 
 _DONE = respond({"success": True})
@@ -421,10 +430,15 @@ def _last_seen(ask: Ask) -> int | None:
     """The number after which the client wants the journal; None: it knows nothing yet."""
     header = ask.request.headers.get("last-event-id", "")
     if not header:
-        return None if ask.query.text("after") is None else ask.query.number("after", 0)
+        return None if ask.query.text("after") is None else ask.query.number("after")
     if not (header.isascii() and header.isdigit() and int(header) <= MAX_NUMBER):
         raise Refusal(400, "invalid_request", "Last-Event-ID must be a number that an event had")
     return int(header)
+
+
+def _info(handle: JobHandle[Any, Any]) -> JobInfo:
+    job = handle.definition
+    return JobInfo(job.name, _schema(job.input), _schema(job.output))
 
 
 def _schema(codec: Codec[Any]) -> dict[str, Any]:

@@ -33,6 +33,8 @@ MAX_DEPTH = 100
 MAX_KEYS = 10_000
 RESYNC = "runs:resync"
 """What a list is told first after it was away: fetch it again."""
+JOB_NAME = "jobName"
+"""The name of a job, in queries and bodies."""
 RUN_ID = "runId"
 """The query parameter of everything about one run."""
 
