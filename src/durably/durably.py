@@ -217,9 +217,9 @@ class Durably(Emitter):
             await self.stop(0)
             raise
 
-    def set_worker(self, *, max_concurrent_runs: int | None = None) -> None:
-        """Before ``start``: make this instance one that works, whatever it was made with."""
-        self._works = True
+    def set_worker(self, *, works: bool = True, max_concurrent_runs: int | None = None) -> None:
+        """Before ``start``: whether this instance works, whatever it was made with."""
+        self._works = works
         if max_concurrent_runs is not None:
             self._options = replace(self._options, max_concurrent_runs=max_concurrent_runs)
 

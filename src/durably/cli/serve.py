@@ -45,7 +45,7 @@ async def serve(args: Namespace) -> int:
     with closing(_listen(args, open_to_all=auth is not None or args.public)) as listener:
         signals = Signals()
         try:
-            await (durably.migrate() if args.no_worker else durably.init())
+            await durably.init()
             _say_where(listener, durably, args)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             try:
@@ -117,13 +117,11 @@ def _make_server(app: AsgiApp) -> uvicorn.Server:
 
 def _instance(args: Namespace) -> Durably:
     durably = load_durably(args.durably)
-    if args.no_worker:
-        return durably
-    if not durably.jobs:
+    durably.set_worker(works=not args.no_worker)
+    if not args.no_worker and not durably.jobs:
         raise UsageError(
             f"{args.durably} has no jobs; import the modules that register them, or pass --no-worker"
         )
-    durably.set_worker()
     return durably
 
 
