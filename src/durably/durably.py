@@ -393,7 +393,7 @@ class Durably(Emitter):
         await self._store.open()
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        self._feed = Feed(self._store, self._runtime, self._options.name)
+        self._feed = Feed(self._store, self._runtime, self._options.name, self._engine.progress)
         if self._store.companion is not None:
             bell = Bell(self._store.companion, self._options.name, self._runtime)
             self._bell = bell if bell.hang(self._heard) else None

@@ -145,6 +145,7 @@ class Execution(Generic[I, O]):
         self.report.close()
         body_done()
         await self.settle(outcome)
+        self._engine.progress.pop(self.run_id, None)
 
     async def _outcome(self) -> Outcome:
         if self.interrupt is not None:  # stopped between the claim and our first tick

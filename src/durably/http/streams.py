@@ -100,7 +100,9 @@ class Streams:
         """The reduced events of all runs that the filter lets through."""
         self._make_room(principal)
         # The id has no meaning but that whoever comes back with it was away.
-        opening = [b"id: 0\n" + self._soon()] + ([self._resync] if was_away else [])
+        opening = [b"id: 0\n" + self._soon()] + (
+            [self._resync] if was_away or self._vocabulary.reads_first else []
+        )
 
         async def closing() -> Frame:
             return self._soon()
