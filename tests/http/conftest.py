@@ -28,7 +28,7 @@ class Jobs:
 
         @durably.job("pack")
         async def pack(step: Step, input: Order) -> Order:
-            await step.run("fetch", dict, name=input.name)
+            await step.run("fetch", lambda: {"name": input.name})
             step.log.info("fetched", {"name": input.name})
             step.progress(1, 2, "half")
             await step.run("save", len, input.name)
@@ -58,8 +58,9 @@ class Jobs:
 async def durably(tmp_path):
     durably = Durably(tmp_path / "app.db", polling_interval=0.05, durability="process")
     durably.use(with_log_persistence())
-    async with durably:
-        yield durably
+    await durably.init()
+    yield durably
+    await durably.stop(0)
 
 
 @pytest.fixture

@@ -122,7 +122,8 @@ for _route in ROUTES:
 
 def methods_of(path: str) -> list[str]:
     """The methods that a path has; empty for a path that there is not."""
-    return [*_BY_PATH.get(path, {})]
+    methods = [*_BY_PATH.get(path, {})]
+    return ["HEAD", *methods] if "GET" in methods else methods
 
 
 def find_route(method: str, path: str) -> Route:
@@ -131,7 +132,7 @@ def find_route(method: str, path: str) -> Route:
     if routes is None:
         raise Refusal(404, "not_found", "there is nothing at this path")
     if (route := routes.get("GET" if method == "HEAD" else method)) is None:
-        allowed = ", ".join(routes)
+        allowed = ", ".join(methods_of(path))
         raise Refusal(
             405, "wrong_method", f"this path allows {allowed}", headers=[("allow", allowed)]
         )

@@ -119,7 +119,7 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
 
 def _begin(response: Response, start_response: StartResponse, sync: SyncDurably) -> Iterable[bytes]:
     headers = [*response.headers]
-    if isinstance(response.body, bytes):
+    if isinstance(response.body, bytes) and "content-length" not in dict(headers):
         headers.append(("content-length", str(len(response.body))))
     start_response(f"{response.status} {HTTPStatus(response.status).phrase}", headers)
     return [response.body] if isinstance(response.body, bytes) else _Chunks(response.body, sync)
