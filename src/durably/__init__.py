@@ -1,8 +1,8 @@
 """Durably: long jobs in durable, resumable steps. The map of the house, imports go down only.
 
-    floor 4  doors    cli  demo
-    floor 3  engine   durably -> sync -> handle -> worker -> execution -> report -> engine -> job -> step
-                      feed  emitter  bell  heartbeat  threads  options  plugins
+    floor 4  doors    cli  demo  client
+    floor 3  engine   durably -> http -> sync -> handle -> worker -> execution -> report -> engine -> job -> step
+                      feed  emitter  bell  heartbeat  threads  metrics  options  plugins
     floor 2  memory   store/sqlite -> store/writer, store/guards -> store/sql -> store/base
     floor 1  things   events, failure -> models -> state
     floor 0  words    codec, runtime, errors
@@ -15,7 +15,7 @@ from .durably import Durably, Plugin
 from .errors import DurablyError
 from .handle import JobHandle, Trigger
 from .job import Job, job
-from .models import LogEntry, Progress, Run, RunError, StepRecord
+from .models import Health, LogEntry, Progress, Run, RunError, StepRecord
 from .plugins import with_log_persistence
 from .state import Status
 from .step import Retry, Step, SyncStep
@@ -24,6 +24,7 @@ from .sync import SyncDurably, SyncJobHandle
 __all__ = [
     "Durably",
     "DurablyError",
+    "Health",
     "Job",
     "JobHandle",
     "LogEntry",

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from typing_extensions import Unpack
 
@@ -48,6 +48,7 @@ from .http.asgi import AsgiApp
 from .http.handler import Handler, HandlerOptions
 from .http.wsgi import WsgiApp
 from .job import Job
+from .metrics import Metrics
 from .models import (
     Health,
     I,
@@ -154,6 +155,7 @@ class Durably(Emitter):
             store=self._store,
             wanted=self._is_wanted,
             publish=self._publish,
+            metrics=Metrics(),
             max_recoveries=max_recoveries,
             max_output=max_output_bytes,
         )
@@ -220,9 +222,9 @@ class Durably(Emitter):
             await self.stop(0)
             raise
 
-    def set_worker(self, *, max_concurrent_runs: int | None = None) -> None:
-        """Before ``start``: make this instance one that works, whatever it was made with."""
-        self._works = True
+    def set_worker(self, *, works: bool = True, max_concurrent_runs: int | None = None) -> None:
+        """Before ``start``: whether this instance works, whatever it was made with."""
+        self._works = works
         if max_concurrent_runs is not None:
             self._options = replace(self._options, max_concurrent_runs=max_concurrent_runs)
 
@@ -233,6 +235,7 @@ class Durably(Emitter):
 
     async def health(self) -> Health:
         """How this instance is: its database, its worker."""
+        database: Literal["ok", "unavailable", "closed"]
         try:
             self._check_loop()
             await self._store.end_of_tail()
@@ -244,6 +247,23 @@ class Durably(Emitter):
         if not self._works:
             return Health(database, "none")
         return Health(database, "working" if self.is_working else "stopped")
+
+    async def count_runs(self) -> list[tuple[str, str, int]]:
+        """How many runs there are, as (job, status, count). Reads all runs: ask every some seconds."""
+        self._check_loop()
+        return await self._store.count_runs()
+
+    async def queue_ages(self) -> dict[str, float]:
+        """Of each registered job, how many seconds its longest due run has waited; 0 for none."""
+        self._check_loop()
+        now = self._runtime.now()
+        oldest = await self._store.oldest_due(list(self._jobs), now)
+        return {job: (now - oldest.get(job, now)) / 1000 for job in self._jobs}
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this instance has counted."""
+        return self._engine.metrics
 
     @property
     def shown_database(self) -> str:
@@ -383,7 +403,7 @@ class Durably(Emitter):
         await self._store.open()
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        self._feed = Feed(self._store, self._runtime, self._options.name)
+        self._feed = Feed(self._store, self._runtime, self._options.name, self._engine.progress)
         if self._store.companion is not None:
             bell = Bell(self._store.companion, self._options.name, self._runtime)
             self._bell = bell if bell.hang(self._heard) else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .events import AnyEvent
+from .metrics import Metrics
+from .models import Progress
 from .runtime import Runtime
 from .store.base import Store
 from .threads import Threads
@@ -22,6 +24,9 @@ class Engine:
     publish: Callable[[AnyEvent], None]
     max_recoveries: int
     max_output: int
+    metrics: Metrics
     keep_logs: bool = False
     step_threads: Threads | None = None
     job_threads: Threads | None = None
+    progress: dict[str, Progress] = field(default_factory=dict[str, Progress])
+    """How far the runs are that go on here, before the database knows it."""

@@ -7,10 +7,12 @@ exceptions; what must stop the run here (lease lost, cancelled, handed back) is 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any, Generic, cast
+from typing import Any, Generic, TypeVar, cast
 
 from . import events
 from .codec import (
@@ -46,6 +48,7 @@ from .step import Retry, Step, SyncStep
 from .store.base import SUSPECT, Checkpoint, Claimed, Entry, Settlement
 from .threads import run_body
 
+R = TypeVar("R")
 logger = logging.getLogger("durably")
 
 _NO_RETRY = Retry(0)
@@ -142,6 +145,7 @@ class Execution(Generic[I, O]):
         self.report.close()
         body_done()
         await self.settle(outcome)
+        self._engine.progress.pop(self.run_id, None)
 
     async def _outcome(self) -> Outcome:
         if self.interrupt is not None:  # stopped between the claim and our first tick
@@ -215,17 +219,22 @@ class Execution(Generic[I, O]):
             match outcome:
                 case Completed(output):
                     row, seq = await self._move(COMPLETE, Settlement(now, output=output))
+                    self._engine.metrics.ended[self._row.job, "completed"] += 1
                     self._tell_completed(row, seq, output)
                 case Failed(error):
                     text = error_to_json(error)
                     row, seq = await self._move(FAIL, Settlement(now, error=text))
+                    self._engine.metrics.ended[self._row.job, "failed"] += 1
                     self.report.tell(events.RunFail, row.updated_at, seq, error=error)
                 case Released():
                     row, seq = await self._move(RELEASE, Settlement(now))
                     self.report.tell(events.RunRelease, row.updated_at, seq)
                 case Gone():
                     logger.info("%s is not ours any more: %r", self._named(), self.interrupt)
+                    if isinstance(self.interrupt, LeaseLost):
+                        self._engine.metrics.lost[self._row.job] += 1
         except LeaseLost:
+            self._engine.metrics.lost[self._row.job] += 1
             logger.warning("%s was taken over or cancelled before it was settled", self._named())
         except DurablyError as error:
             logger.error("%s could not be settled: %s", self._named(), error)
@@ -253,6 +262,8 @@ class Execution(Generic[I, O]):
         retries: int | Retry,
         timeout: Seconds | None,
         call: Callable[..., Awaitable[Any]] | None = None,
+        *,
+        in_transaction: bool = False,
     ) -> Any:
         """A step of the job: from its checkpoint if it has one, else run and committed."""
         index = self._begin(name)
@@ -265,8 +276,13 @@ class Execution(Generic[I, O]):
         self.report.tell(events.StepStart, started_at, None, **at)
         task, outer = asyncio.current_task(), CURRENT_STEP.get()
         CURRENT_STEP.set(name)
+        seq: int | None = None
         try:
-            kept = await self._try(name, fn, args, codec, retry, timeout, call)
+            if in_transaction:
+                entry = Entry("step:complete", started_at, name, index, started_at)
+                kept, seq = await self._transact(entry, fn, args, codec, retry)
+            else:
+                kept = await self._try(name, fn, args, codec, retry, timeout, call)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and _current_task() is not task:
                 raise  # the coroutine itself is being closed; nothing can be awaited any more
@@ -274,10 +290,13 @@ class Execution(Generic[I, O]):
         finally:
             CURRENT_STEP.set(outer)
         now = self._engine.runtime.now()
-        seq = await self._record(Entry("step:complete", now, name, index, started_at, kept.text))
+        if seq is None:
+            entry = Entry("step:complete", now, name, index, started_at, kept.text)
+            seq = await self._record(entry)
         self._has_committed = True
+        took = (now - started_at) / 1000
+        self._engine.metrics.steps[self._row.job].observe(took)
         if self._engine.wanted(self.run_id):
-            took = (now - started_at) / 1000
             output = load_json(kept.text)
             self.report.tell(events.StepComplete, now, seq, **at, output=output, duration=took)
         return kept.value
@@ -334,14 +353,58 @@ class Execution(Generic[I, O]):
                 break
             except retry.on as error:
                 failures += 1
-                if failures > retry.times or isinstance(error, Interrupt):
-                    raise
-                pause = self._engine.runtime.jitter(retry.pause(failures))
-                logger.warning(
-                    "step %r of %s failed (try %d of %d), next in %.1f s: %s",
-                    name, self._named(), failures, retry.times + 1, pause, describe(error).message,
-                )  # fmt: skip
-                await self._engine.runtime.sleep(pause)
+                await self._pause(name, retry, failures, error)
+        return self._keep(name, codec, value)
+
+    async def _pause(self, name: str, retry: Retry, failures: int, error: BaseException) -> None:
+        """Wait before the next try of a step; raise the error when there is none."""
+        if failures > retry.times or isinstance(error, Interrupt):
+            raise error
+        pause = self._engine.runtime.jitter(retry.pause(failures))
+        logger.warning(
+            "step %r of %s failed (try %d of %d), next in %.1f s: %s",
+            name, self._named(), failures, retry.times + 1, pause, describe(error).message,
+        )  # fmt: skip
+        await self._engine.runtime.sleep(pause)
+
+    async def _transact(
+        self,
+        entry: Entry,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        codec: Codec[Any],
+        retry: Retry,
+    ) -> tuple[Kept[Any], int]:
+        """Run a step's function within the transaction that commits its result."""
+        name, context = entry.step or "", copy_context()
+
+        def call(connection: Any) -> Any:
+            value = context.copy().run(fn, connection, *args)
+            if inspect.isawaitable(value):
+                return self._keep_later(name, codec, value)
+            return self._keep(name, codec, value)
+
+        failures = 0
+        while True:
+            if self._may_have_lapsed():
+                await self._make_sure()
+            try:
+                write = self._engine.store.transact(self.lease, entry, call)
+                seq, kept = await self._fenced(write)
+                break
+            except retry.on as error:
+                failures += 1
+                await self._pause(name, retry, failures, error)
+        if kept is None:  # the first try was committed after all: what it made is its checkpoint
+            checkpoint = (await self._engine.store.checkpoints(self.run_id))[name]
+            kept = Kept(checkpoint.data, self._replay(name, checkpoint, codec))
+        return kept, seq
+
+    async def _keep_later(self, name: str, codec: Codec[Any], value: Awaitable[Any]) -> Kept[Any]:
+        return self._keep(name, codec, await value)
+
+    def _keep(self, name: str, codec: Codec[Any], value: Any) -> Kept[Any]:
+        """A step's result as it is kept, or why it cannot be."""
         try:
             kept = codec.keep(value)
         except Unstorable as problem:
@@ -419,8 +482,12 @@ class Execution(Generic[I, O]):
         self.renewed(now, since)
 
     async def _record(self, entry: Entry) -> int:
+        return await self._fenced(self._engine.store.record(self.lease, entry))
+
+    async def _fenced(self, write: Awaitable[R]) -> R:
+        """A write under the lease; if that is lost, why it is."""
         try:
-            return await self._engine.store.record(self.lease, entry)
+            return await write
         except LeaseLost:
             if self.interrupt is None:
                 self.interrupt = await self.why_lost()

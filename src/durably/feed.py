@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 from .codec import load_json
 from .errors import ClosedError, RunNotFoundError, StorageError
@@ -53,6 +54,11 @@ class Watcher:
         """The journal may have news."""
         self._look = True
         self._news.set()
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether progress is waiting to be told."""
+        return any(isinstance(event, RunProgress) for event in self._queue)
 
     def before(self, sequence: int) -> Iterator[AnyEvent]:
         """Take the live events that were told before the journaled one of that number."""
@@ -121,9 +127,16 @@ class ListWatcher:
 class Feed:
     """Tells watchers of the runs that they follow."""
 
-    def __init__(self, store: Store, runtime: Runtime, name: str = "") -> None:
+    def __init__(
+        self,
+        store: Store,
+        runtime: Runtime,
+        name: str = "",
+        here: Mapping[str, Progress] = MappingProxyType({}),
+    ) -> None:
         self._store = store
         self._name = name  # under which this process holds leases
+        self._here = here  # how far its runs are; the database is some 100 ms behind
         self._runtime = runtime
         self._watchers: dict[str, dict[Watcher, None]] = {}  # in the order they came
         self._lists: dict[ListWatcher, None] = {}
@@ -213,10 +226,11 @@ class Feed:
             await self._require(run_id, after)
             while not self._closed:
                 lines = await self._store.journal(run_id, last, CHUNK)
-                progress = await self._progress_elsewhere(run_id, watcher)
+                progress = await self._progress_now(run_id, watcher, following)
                 for line in lines:
                     event = event_from_row(line)
                     for earlier in watcher.before(line.seq):
+                        progress = None if isinstance(earlier, RunProgress) else progress
                         yield earlier
                     if event.is_final and following and progress is not None:
                         yield progress
@@ -244,16 +258,19 @@ class Feed:
         if await self._store.run(run_id) is None and not await self._store.journal(run_id, after):
             raise RunNotFoundError(run_id)
 
-    async def _progress_elsewhere(self, run_id: str, watcher: Watcher) -> RunProgress | None:
-        """How far a run of another process is, if that is news. (Ours is told as it happens.)"""
+    async def _progress_now(
+        self, run_id: str, watcher: Watcher, following: bool
+    ) -> RunProgress | None:
+        """How far a run is, if that is news. While one follows, our own is told as it happens."""
         row = await self._store.run(run_id)
-        if row is None or row.lease_owner == self._name:
+        ours = row is not None and row.lease_owner == self._name
+        if row is None or (following and ours) or watcher.has_progress:
             return None
-        progress = progress_from_json(row.progress)
-        if progress in (None, watcher.told):
+        event = _progress_event(row, self._here.get(run_id) if ours else None)
+        if event is None or event.progress == watcher.told:
             return None
-        watcher.told = progress
-        return _progress_event(row)
+        watcher.told = event.progress
+        return event
 
     async def finished(self, run_id: str) -> RunRow:
         """The run's row, once it is over."""
@@ -407,8 +424,8 @@ class Feed:
                 watcher.tell(event)
 
 
-def _progress_event(row: RunRow) -> RunProgress | None:
-    progress = progress_from_json(row.progress)
+def _progress_event(row: RunRow, newer: Progress | None = None) -> RunProgress | None:
+    progress = newer or progress_from_json(row.progress)
     if progress is None:
         return None
     return RunProgress(

@@ -77,6 +77,7 @@ class Reporter:
         if self._is_over("step.progress"):
             return
         self._progress = text
+        self._engine.progress[self._row.id] = progress
         self.tell(events.RunProgress, self._engine.runtime.now(), None, progress=progress)
         if self._progress_timer is None:
             since = self._loop.time() - self._progress_at

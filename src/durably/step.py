@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError as ThreadCancelled
 from dataclasses import dataclass
 from functools import partial
@@ -175,6 +175,28 @@ class Step(_Handle):
         """
         return await self._execution.step(name, fn, args, returns, retries, timeout)
 
+    async def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], Any],
+        /,
+        *args: *Ts,
+        returns: Any = None,
+        retries: int | Retry = 0,
+    ) -> Any:
+        """Call ``fn(connection, *args)`` in the very transaction that commits its result.
+
+        What it writes and the checkpoint that tells of it are kept together or not at all: effects in
+        the same database happen exactly once. On SQLite ``fn`` is a plain function, ``connection`` has
+        ``execute``, ``executemany`` and ``cursor``, and every other write of this process waits for it:
+        write there, and do nothing else. ``fn`` may be called again when a try was rolled back.
+
+        Raises as ``run``; ``ConfigurationError`` for what would end the transaction.
+        """
+        return await self._execution.step(
+            name, fn, args, returns, retries, None, in_transaction=True
+        )
+
 
 class SyncStep(_Handle):
     """What a plain ``def`` job holds: the same, blocking. Functions run in the job's own thread."""
@@ -233,7 +255,29 @@ class SyncStep(_Handle):
         inbox: Inbox = SimpleQueue()
         call = partial(self._send, inbox) if self._execution.has_threads else None
         coroutine = self._execution.step(name, fn, args, returns, retries, timeout, call)
-        if call is None:
+        return self._wait(coroutine, inbox)
+
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], Any],
+        /,
+        *args: *Ts,
+        returns: Any = None,
+        retries: int | Retry = 0,
+    ) -> Any:
+        """Call ``fn(connection, *args)`` in the very transaction that commits its result.
+
+        As ``Step.transaction``, blocking; ``fn`` runs in the thread that writes.
+        """
+        coroutine = self._execution.step(
+            name, fn, args, returns, retries, None, in_transaction=True
+        )
+        return self._wait(coroutine, SimpleQueue())
+
+    def _wait(self, coroutine: Coroutine[Any, Any, Any], inbox: Inbox) -> Any:
+        """Do here what the engine sends back, until it is done."""
+        if not self._execution.has_threads:
             return _run_inline(coroutine)
         finished = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         finished.add_done_callback(lambda _: inbox.put(None))

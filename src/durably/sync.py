@@ -11,7 +11,7 @@ from . import events
 from .errors import ClosedError
 from .handle import JobHandle, Trigger
 from .job import Job
-from .models import I, LogEntry, O, Run, StepRecord
+from .models import Health, I, LogEntry, O, Run, StepRecord
 from .runtime import Seconds
 from .state import Status
 
@@ -240,6 +240,24 @@ class SyncDurably:
             return self._durably.subscribe(run_id, after)
 
         return self._portal.iterate(self.call(stream()))
+
+    def subscribe_runs(
+        self,
+        *,
+        job: str | Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        scope: str | None = None,
+    ) -> Iterator[events.AnyEvent | events.Resync]:
+        """As ``Durably.subscribe_runs``, blocking between events."""
+
+        async def stream() -> AsyncIterator[events.AnyEvent | events.Resync]:
+            return self._durably.subscribe_runs(job=job, labels=labels, scope=scope)
+
+        return self._portal.iterate(self.call(stream()))
+
+    def health(self) -> Health:
+        """As ``Durably.health``."""
+        return self._portal.call(self._durably.health())
 
     def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
         """As ``Durably.wait``."""

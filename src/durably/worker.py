@@ -261,6 +261,9 @@ class Worker:
         self._executions[execution.run_id] = execution
         self._busy += 1
         self.claimed += 1
+        if not claimed.resumed:
+            waited = (claimed.row.updated_at - claimed.row.created_at) / 1000
+            self._engine.metrics.claims[claimed.row.job].observe(waited)
         task = asyncio.create_task(self._execute(execution))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

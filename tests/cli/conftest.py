@@ -94,7 +94,9 @@ class Result:
 class Process:
     """A command that is still going on; what it says goes to a file, to be looked at meanwhile."""
 
-    def __init__(self, words: tuple[str, ...], place: Path, number: int) -> None:
+    def __init__(
+        self, words: tuple[str, ...], place: Path, number: int, environment: dict[str, str]
+    ) -> None:
         self._files = [place / f"{number}.{name}" for name in ("out", "err")]
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
             self.process = subprocess.Popen(
@@ -103,8 +105,11 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             )
+
+    def printed(self) -> str:
+        return self._files[0].read_text()
 
     def said(self) -> str:
         return self._files[1].read_text()
@@ -124,12 +129,12 @@ class Place:
     path: Path
     started: list[Process] = field(default_factory=list)
 
-    def start(self, *words: str) -> Process:
-        self.started.append(Process(words, self.path, len(self.started)))
+    def start(self, *words: str, **environment: str) -> Process:
+        self.started.append(Process(words, self.path, len(self.started), environment))
         return self.started[-1]
 
-    def durably(self, *words: str) -> Result:
-        return self.start(*words).end()
+    def durably(self, *words: str, **environment: str) -> Result:
+        return self.start(*words, **environment).end()
 
     def effects(self) -> list[str]:
         file = self.path / "effects"

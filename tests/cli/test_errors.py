@@ -41,7 +41,7 @@ def test_all_commands_are_there() -> None:
         for name in ["list", "show", "retry", "cancel", "delete", "retrigger", "purge"]
     ]
     rest = ["logs", "steps", "jobs", "migrate", "doctor"]
-    assert list(commands(build_parser())) == ["demo", "run", "worker", *runs, *rest]
+    assert list(commands(build_parser())) == ["demo", "run", "worker", "serve", *runs, *rest]
 
 
 def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +70,7 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         ("runs list --db a --app b", "not allowed with argument"),
         ("runs list --db :memory:", "a :memory: database belongs to its process"),
         ("runs list --db postgres://here/jobs", "PostgreSQL is not supported by this version"),
-        ("runs retrigger some-run", "--app is required"),
+        ("runs retrigger some-run", "pass --app MODULE:DURABLY, which knows the job, or --url"),
         ("worker app:durably -c 0", "'0' is no number above 0"),
         ("worker app", "'app' is not MODULE:NAME, as 'app:durably'"),
         ("migrate --db nowhere/jobs.db", "the directory nowhere does not exist"),

@@ -49,8 +49,17 @@ async def test_many_small_runs_leave_nothing_behind(tmp_path):
         await step.run("sync", lambda: n)
         return await step.run("async", asyncio.sleep, 0, n, returns=int)
 
+    meeting = threading.Barrier(20)
+
+    @durably.job("meet")
+    async def meet(step: Step) -> int:
+        return await step.run("meet", meeting.wait)
+
     async with durably:
-        await _work_off(durably, small, PART)  # warm: threads started, caches filled
+        # Warm: every thread that the pool may have is started, caches are filled.
+        for run in await meet.batch_trigger([None] * 20):
+            await durably.wait(run)
+        await _work_off(durably, small, PART)
         gc.collect()
         first, sizes = _look(), [_rss()]
         for _ in range(RUNS // PART):
@@ -72,7 +81,7 @@ async def test_many_small_runs_leave_nothing_behind(tmp_path):
         assert not durably._worker._executions
     with sqlite3.connect(tmp_path / "a.db") as database:
         count = database.execute("select count(*) from durably_runs where status = 'completed'")
-        assert count.fetchone() == (RUNS + PART,)
+        assert count.fetchone() == (RUNS + PART + 20,)
     database.close()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import durably
+import durably.http
 from durably import errors, events
 
 from .blocks import ROOT
@@ -19,6 +20,7 @@ API = (ROOT / "docs/reference/api.md").read_text()
 EVENTS = (ROOT / "docs/reference/events.md").read_text()
 INTERNAL = re.search(r"^## Not for applications\n(.*?)(?=^## |\Z)", API, re.MULTILINE | re.DOTALL)
 DATA = {
+    "Health",
     "DurablyError",
     "Job",
     "JobHandle",
@@ -30,6 +32,7 @@ DATA = {
     "Step",
     "StepRecord",
 }
+DATA |= {"AsgiApp", "Auth", "WsgiApp"}
 DATA |= {"SyncDurably", "SyncJobHandle", "SyncStep"}  # made by others, never by their name
 
 
@@ -62,6 +65,7 @@ def signature(function: Any) -> str:
         text.replace("<factory>", "{}")
         .replace("1048576", "1_048_576")
         .replace("16777216", "16_777_216")
+        .replace("datetime.timedelta(seconds=300)", "timedelta(minutes=5)")
     )
 
 
@@ -81,9 +85,17 @@ def test_all_is_sorted_and_complete() -> None:
     assert set(durably.__all__) == names | {"errors", "events"}
 
 
-@pytest.mark.parametrize("name", durably.__all__)
+MODULES = (durably, durably.http)
+NAMES = [name for module in MODULES for name in module.__all__]
+
+
+def named(name: str) -> Any:
+    return next(getattr(module, name) for module in MODULES if hasattr(module, name))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_documented(name: str) -> None:
-    value = getattr(durably, name)
+    value = named(name)
     text = section(name)
     if name not in DATA and not inspect.ismodule(value):
         assert text.startswith(f"### `{name}{signature(value)}`"), signature(value)
@@ -112,7 +124,7 @@ def test_every_method_is_documented(name: str) -> None:
 
 def test_nothing_documented_is_gone() -> None:
     for name in re.findall(r"^### `(\w+)", API, re.MULTILINE):
-        value = getattr(durably, name)
+        value = named(name)
         known = {member for member, _ in members(value)} if inspect.isclass(value) else set()
         for member in re.findall(r"^- `(?:await )?\.(\w+)[(`]", section(name), re.MULTILINE):
             assert member in known | set(dir(value)), f"{name}.{member}"

@@ -94,3 +94,28 @@ async def test_progress_never_goes_back_and_its_last_value_is_told(
     assert seen == sorted(set(seen))
     assert told[-1] == Progress(40, 40, None)
     assert elsewhere or seen == list(range(1, 41))
+
+
+async def test_who_comes_late_is_told_how_far_it_is_before_the_database_knows(
+    durably: Durably,
+) -> None:
+    """Progress is written at most every 100 ms, so the row is behind what was told by then."""
+    reported, go_on = asyncio.Event(), asyncio.Event()
+
+    @durably.job("slow")
+    async def slow(step: Step) -> None:
+        for current in range(1, 4):
+            step.progress(current, 3)
+            await asyncio.sleep(0.01)  # the first is written at once, the next not yet
+        reported.set()
+        await go_on.wait()
+
+    run = await slow.trigger()
+    await reported.wait()
+    async with asyncio.timeout(10):
+        async for event in durably.subscribe(run.id):
+            if isinstance(event, events.RunProgress):
+                assert event.progress == Progress(3, 3)
+                break
+    go_on.set()
+    await durably.wait(run, timeout=10)

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from ..errors import ConfigurationError, DurablyError, InvalidInputError, StorageError
 from ..terminal import clean
 from .parser import build_parser
+from .remote import AwayError
 from .target import UsageError
 
 __all__ = ["main"]
 
-FAILED, USAGE, DATABASE, FAULT, INTERRUPTED, PIPE = 1, 2, 3, 70, 130, 141
+FAILED, USAGE, AWAY, FAULT, INTERRUPTED, PIPE = 1, 2, 3, 70, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _call(args: Namespace) -> int:
+    if (args.url or args.header) and not args.asks_servers:
+        raise UsageError("this command asks no server; --url and --header mean nothing here")
     result = args.command(args)
     return int(asyncio.run(result) if inspect.iscoroutine(result) else result)
 
@@ -53,8 +56,8 @@ def exit_code(error: Exception) -> int:
     match error:
         case UsageError() | ConfigurationError() | InvalidInputError():
             return USAGE
-        case StorageError() | sqlite3.Error():
-            return DATABASE
+        case StorageError() | sqlite3.Error() | AwayError():
+            return AWAY
         case DurablyError():
             return FAILED
         case _:

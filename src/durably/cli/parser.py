@@ -8,8 +8,9 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from ..state import Status
-from . import runs, work
+from . import runs, serve, work
 from .doctor import doctor
+from .remote import TOKEN, URL, header
 from .target import DEFAULT, VARIABLE, UsageError
 
 EXIT_CODES = """\
@@ -17,9 +18,9 @@ exit codes:
   0    done
   1    the run failed or was cancelled; what was asked cannot be done; doctor found something wrong
   2    bad arguments: an unknown option, MODULE cannot be imported, the input does not fit
-  3    the database: missing, older or newer schema, locked, damaged
+  3    the database: missing, older or newer schema, locked, damaged; the server: not reached, failed
   70   a fault in durably itself (--debug shows where)
-  130  interrupted by SIGINT (143: by SIGTERM): 'run' and 'worker' handed their runs back
+  130  interrupted by SIGINT (143: by SIGTERM); 'run', 'worker' and 'serve' handed their runs back
 """
 
 
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 
 Commands = Any  # argparse keeps the type of add_subparsers to itself
+Group = Any  # and that of its groups
 
 
 def _add(
@@ -52,17 +54,38 @@ def _json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, with stable keys")
 
 
-def _database(parser: Parser, *, app_required: bool = False) -> None:
-    group = parser.add_mutually_exclusive_group(required=app_required)
-    if not app_required:
-        group.add_argument("--db", metavar="PATH", help=f"the database (${VARIABLE}, ./{DEFAULT})")
+def _database(parser: Parser, *, or_server: bool = True) -> None:
+    """Where the runs are. Without ``or_server`` only in a file."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--db", metavar="PATH", help=f"the database (${VARIABLE}, ./{DEFAULT})")
+    _app(group)
+    if or_server:
+        _server(parser, group)
+
+
+def _app(group: Group) -> None:
     group.add_argument("--app", metavar="MODULE:DURABLY", help="the instance whose database it is")
-    parser.set_defaults(db=None) if app_required else None
+
+
+def _server(parser: Parser, group: Group) -> None:
+    # SUPPRESS: what was said before the command's name is not taken back.
+    group.add_argument("--url", metavar="URL", default=argparse.SUPPRESS,
+                       help=f"the server to ask instead (${URL})")  # fmt: skip
+    parser.add_argument("--header", metavar="'NAME: VALUE'", action="append", type=header,
+                        default=argparse.SUPPRESS,
+                        help=f"sent to the server (${TOKEN}: a bearer token)")  # fmt: skip
+    parser.set_defaults(asks_servers=True)
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; write 0 to 65535")
     return int(text)
 
 
@@ -75,10 +98,14 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"durably {version('durably')}")
+    parser.add_argument("--url", metavar="URL", help=argparse.SUPPRESS)
+    parser.add_argument("--header", action="append", type=header, help=argparse.SUPPRESS)
+    parser.set_defaults(asks_servers=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_run(commands)
     _add_worker(commands)
+    _add_serve(commands)
     _add_runs(commands)
     _add_history(commands)
     _add_upkeep(commands)
@@ -131,6 +158,35 @@ def _add_worker(commands: Commands) -> None:
     worker.epilog = f"{worker.epilog}\n\n{EXIT_CODES}"
 
 
+def _add_serve(commands: Commands) -> None:
+    what = "answer over HTTP, and execute runs, until SIGTERM or SIGINT"
+    example = "durably serve app:durably --port 8000"
+    server = _add(commands, "serve", serve.serve, what, example)
+    server.add_argument("durably", metavar="MODULE:DURABLY", help="the instance with the jobs")
+    server.add_argument("--host", default="127.0.0.1", metavar="H", help="listen here (127.0.0.1)")
+    server.add_argument(
+        "--port",
+        type=_port,
+        default=8000,
+        metavar="N",
+        help="and on this port (8000; 0: a free one)",
+    )
+    server.add_argument("--path", default="/api/durably", metavar="P",
+                        help="where the API is (/api/durably)")  # fmt: skip
+    server.add_argument("--no-worker", action="store_true", help="execute nothing here")
+    server.add_argument("--auth", metavar="MODULE:NAME",
+                        help="who may do what: an object with authenticate(request)")  # fmt: skip
+    server.add_argument("--public", action="store_true", help="let everybody do everything")
+    server.add_argument("--cors", action="append", default=[], metavar="ORIGIN",
+                        help="pages of this origin may ask")  # fmt: skip
+    server.add_argument("--grace", type=runs.duration, default=1.0, metavar="S",
+                        help="how long runs may go on after the first signal (1 s)")  # fmt: skip
+    server.epilog = (
+        f"{server.epilog}\n\nA second signal hands the runs back at once. /healthz, /readyz and /metrics "
+        f"are also at the root.\n\n{EXIT_CODES}"
+    )
+
+
 def _add_runs(commands: Commands) -> None:
     group = commands.add_parser(
         "runs",
@@ -148,14 +204,19 @@ def _add_runs(commands: Commands) -> None:
         ("delete", runs.delete, "delete a run that is over, with its steps and logs"),
     ):
         _run_id(_add(of_runs, name, command, help, f"durably runs {name} RUN"))
-    retrigger = "a new run with the input of an old one; the application must know its job"
+    what = "a new run with the input of an old one; the application or the server must know its job"
     example = "durably runs retrigger RUN --app app:durably"
-    _run_id(_add(of_runs, "retrigger", runs.retrigger, retrigger, example), app_required=True)
+    retrigger = _add(of_runs, "retrigger", runs.retrigger, what, example)
+    retrigger.add_argument("run_id", metavar="RUN", help="the run's id")
+    group = retrigger.add_mutually_exclusive_group()
+    _app(group)
+    _server(retrigger, group)
+    _json(retrigger)
     what = "delete the runs that ended long ago"
     purge = _add(of_runs, "purge", runs.purge, what, "durably runs purge --older-than 30d")
     purge.add_argument("--older-than", type=runs.duration, required=True, metavar="AGE",
                        help="90, 45s, 30m, 12h or 7d")  # fmt: skip
-    _database(purge)
+    _database(purge, or_server=False)
     _json(purge)
 
 
@@ -173,9 +234,9 @@ def _add_list(commands: Commands) -> None:
     _json(parser)
 
 
-def _run_id(parser: Parser, *, app_required: bool = False) -> None:
+def _run_id(parser: Parser) -> None:
     parser.add_argument("run_id", metavar="RUN", help="the run's id")
-    _database(parser, app_required=app_required)
+    _database(parser)
     _json(parser)
 
 
@@ -186,9 +247,11 @@ def _add_history(commands: Commands) -> None:
     _run_id(logs)
     what = "the steps of a run that completed or failed"
     _run_id(_add(commands, "steps", runs.steps, what, "durably steps RUN"))
-    what = "the jobs that an application registers"
+    what = "the jobs that an application registers, or that a server knows"
     jobs = _add(commands, "jobs", runs.jobs, what, "durably jobs app:durably --json")
-    jobs.add_argument("durably", metavar="MODULE:DURABLY", help="the instance with the jobs")
+    jobs.add_argument("durably", nargs="?", metavar="MODULE:DURABLY",
+                      help="the instance with the jobs")  # fmt: skip
+    _server(jobs, jobs)
     _json(jobs)
 
 
@@ -200,5 +263,5 @@ def _add_upkeep(commands: Commands) -> None:
     )
     check = _add(commands, "doctor", doctor, what, "durably doctor --db jobs.db")
     for parser in (migrate, check):
-        _database(parser)
+        _database(parser, or_server=False)
         _json(parser)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import PydanticInvalidForJsonSchema
 
@@ -14,14 +14,28 @@ from ..codec import Codec
 from ..durably import Durably
 from ..errors import RunNotFoundError
 from ..events import LogWrite
-from ..job import Job
 from ..models import LogEntry, Run
 from ..terminal import clean, clean_lines
+from .remote import connected, named_url
 from .show import brief, plain, plain_run, print_json, print_table, when
-from .target import load_durably, named_database, newest_schema, opened, path_of
+from .target import UsageError, load_durably, named_database, newest_schema, opened, path_of
+
+if TYPE_CHECKING:
+    from ..client import DurablyClient
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PAGE = 1000
+
+
+@asynccontextmanager
+async def _place(args: Namespace) -> AsyncGenerator[Durably | DurablyClient]:
+    """Where the runs are: a database, or a server. Both have the same methods."""
+    if (url := named_url(args)) is not None:
+        async with connected(url, args) as client:
+            yield client
+        return
+    async with _database(args) as durably:
+        yield durably
 
 
 @asynccontextmanager
@@ -56,7 +70,7 @@ def label(text: str) -> tuple[str, str]:
 
 async def list_runs(args: Namespace) -> int:
     """The newest runs that match."""
-    async with _database(args) as durably:
+    async with _place(args) as durably:
         found = await durably.get_runs(
             job=args.job,
             status=args.status,
@@ -88,13 +102,13 @@ def _far(run: Run) -> str:
 
 async def show_run(args: Namespace) -> int:
     """All that is kept of one run."""
-    async with _database(args) as durably:
+    async with _place(args) as durably:
         run = await _find(durably, args.run_id)
     _print_run(run, as_json=args.json)
     return 0
 
 
-async def _find(durably: Durably, run_id: str) -> Run:
+async def _find(durably: Durably | DurablyClient, run_id: str) -> Run:
     run = await durably.get_run(run_id)
     if run is None:
         raise RunNotFoundError(run_id)
@@ -108,7 +122,7 @@ def _print_run(run: Run, *, as_json: bool) -> None:
         return
     del found["cursor"], found["error"]
     for name, value in found.items():
-        if value not in (None, {}):
+        if value not in (None, {}, ""):
             print(f"{name:16} {clean(value if isinstance(value, str) else brief(value))}")
     if run.error is not None:
         print(f"{'error':16} {clean(str(run.error))}")
@@ -118,21 +132,23 @@ def _print_run(run: Run, *, as_json: bool) -> None:
 
 async def retry(args: Namespace) -> int:
     """Resume a failed or cancelled run."""
-    async with _database(args) as durably:
+    async with _place(args) as durably:
         run = await durably.retry(args.run_id)
     return _moved(args, run, "is pending again; a worker resumes it from its checkpoints")
 
 
 async def retrigger(args: Namespace) -> int:
     """Start a run over, as a new one."""
-    async with _database(args) as durably:
+    if args.app is None and named_url(args) is None:
+        raise UsageError("pass --app MODULE:DURABLY, which knows the job, or --url")
+    async with _place(args) as durably:
         run = await durably.retrigger(args.run_id)
     return _moved(args, run, f"is pending: {args.run_id} over again")
 
 
 async def cancel(args: Namespace) -> int:
     """Stop a run."""
-    async with _database(args) as durably:
+    async with _place(args) as durably:
         run = await durably.cancel(args.run_id)
     return _moved(args, run, "is cancelled")
 
@@ -147,7 +163,7 @@ def _moved(args: Namespace, run: Run, what: str) -> int:
 
 async def delete(args: Namespace) -> int:
     """Delete a run that is over."""
-    async with _database(args) as durably:
+    async with _place(args) as durably:
         await durably.delete_run(args.run_id)
     if args.json:
         print_json({"deleted": args.run_id})
@@ -158,6 +174,8 @@ async def delete(args: Namespace) -> int:
 
 async def purge(args: Namespace) -> int:
     """Delete the runs that ended long ago."""
+    if not (args.db or args.app) and named_url(args):
+        raise UsageError("a server purges no runs; pass --db or --app")
     async with _database(args) as durably:
         count = await durably.purge_runs(older_than=args.older_than)
     if args.json:
@@ -172,7 +190,7 @@ async def purge(args: Namespace) -> int:
 
 async def steps(args: Namespace) -> int:
     """The steps of a run that completed or failed."""
-    async with _database(args) as durably:
+    async with _place(args) as durably:
         found = await durably.get_steps(args.run_id)
     if args.json:
         print_json([plain(step) for step in found])
@@ -194,7 +212,7 @@ async def steps(args: Namespace) -> int:
 
 async def logs(args: Namespace) -> int:
     """The kept log lines of a run; with ``--follow``, those to come as well."""
-    async with _database(args) as durably:
+    async with _place(args) as durably:
         run = await _find(durably, args.run_id)
         if args.follow:
             return await _follow(durably, args)
@@ -211,7 +229,7 @@ async def logs(args: Namespace) -> int:
     return 0
 
 
-async def _all_logs(durably: Durably, run_id: str) -> AsyncIterator[LogEntry]:
+async def _all_logs(durably: Durably | DurablyClient, run_id: str) -> AsyncIterator[LogEntry]:
     after = 0
     while page := await durably.get_logs(run_id, after=after, limit=_PAGE):
         for entry in page:
@@ -219,7 +237,7 @@ async def _all_logs(durably: Durably, run_id: str) -> AsyncIterator[LogEntry]:
         after = int(page[-1].id.rpartition(":")[2])
 
 
-async def _follow(durably: Durably, args: Namespace) -> int:
+async def _follow(durably: Durably | DurablyClient, args: Namespace) -> int:
     async for event in durably.subscribe(args.run_id):
         if isinstance(event, LogWrite):
             entry = _entry(event)
@@ -259,25 +277,47 @@ def _say(text: str) -> None:
 # -- the application, the schema
 
 
-def jobs(args: Namespace) -> int:
-    """The jobs that an application registers."""
-    handles = load_durably(args.durably).jobs
-    found = [handles[name].definition for name in sorted(handles)]
+async def jobs(args: Namespace) -> int:
+    """The jobs that an application registers, or that a server knows."""
+    url = named_url(args)
+    if url is None and not args.durably:
+        raise UsageError("pass MODULE:DURABLY, or --url")
+    found = _of_app(args.durably) if url is None else await _of_server(url, args)
+    found.sort(key=lambda job: str(job["name"]))
     if args.json:
-        print_json([_plain_job(job) for job in found])
+        print_json(found)
     else:
-        print_table(("JOB", "KIND", "INPUT", "OUTPUT"), _job_rows(found))
+        print_table(("JOB", "KIND", "INPUT", "OUTPUT"), map(_job_row, found))
     return 0
 
 
-def _plain_job(job: Job[Any, Any]) -> dict[str, Any]:
-    return {
-        "name": job.name,
-        "sync": job.is_sync,
-        "takes_input": job.takes_input,
-        "input_schema": _schema(job.input),
-        "output_schema": _schema(job.output),
-    }
+def _of_app(spec: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": job.name,
+            "sync": job.is_sync,
+            "takes_input": job.takes_input,
+            "input_schema": _schema(job.input),
+            "output_schema": _schema(job.output),
+        }
+        for job in (handle.definition for handle in load_durably(spec).jobs.values())
+    ]
+
+
+async def _of_server(url: str, args: Namespace) -> list[dict[str, Any]]:
+    """As of an application, but for what a server does not tell."""
+    async with connected(url, args) as client:
+        jobs = await client.get_jobs()
+    return [
+        {
+            "name": job.name,
+            "sync": None,
+            "takes_input": None,
+            "input_schema": job.input_schema,
+            "output_schema": job.output_schema,
+        }
+        for job in jobs
+    ]
 
 
 def _schema(codec: Codec[Any]) -> dict[str, Any]:
@@ -287,11 +327,10 @@ def _schema(codec: Codec[Any]) -> dict[str, Any]:
         return {}
 
 
-def _job_rows(found: Iterable[Job[Any, Any]]) -> Iterable[tuple[str, ...]]:
-    for job in found:
-        kind = "def" if job.is_sync else "async def"
-        input = _type_of(_schema(job.input)) if job.takes_input else "-"
-        yield job.name, kind, input, _type_of(_schema(job.output))
+def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
+    kind = {True: "def", False: "async def", None: "-"}[job["sync"]]
+    input = _type_of(job["input_schema"])
+    return job["name"], kind, "-" if input == "null" else input, _type_of(job["output_schema"])
 
 
 def _type_of(schema: dict[str, Any]) -> str:

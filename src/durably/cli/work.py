@@ -6,10 +6,8 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import sys
 from argparse import Namespace
-from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -23,52 +21,12 @@ from ..plugins import with_log_persistence
 from ..state import Status
 from ..terminal import Show, clean, open_bar
 from .show import plain_run, print_json
+from .signals import Signals, unless
 from .target import UsageError, default_database, load_durably, load_job
 
 logger = logging.getLogger("durably")
 
 _LOOK = 1.0  # seconds between two looks at whether the worker still works
-INTERRUPTED = 128  # plus the number of the signal, as shells count
-
-
-class Signals:
-    """SIGINT and SIGTERM, told to the event loop: the first, and the second."""
-
-    def __init__(self) -> None:
-        self.first, self.second = asyncio.Event(), asyncio.Event()
-        self.number = int(signal.SIGINT)
-        self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Not loop.add_signal_handler, which Windows has not.
-            signal.signal(number, lambda number, _: self._hear(number))
-
-    def _hear(self, number: int) -> None:
-        with suppress(RuntimeError):  # the loop is closed: we are leaving anyway
-            self._loop.call_soon_threadsafe(self._note, number)
-
-    def _note(self, number: int) -> None:
-        self.number = number
-        (self.second if self.first.is_set() else self.first).set()
-
-    @property
-    def exit_code(self) -> int:
-        return INTERRUPTED + self.number
-
-
-async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
-    """Do the work, unless the event comes first: then it is cancelled, and the answer is False."""
-    task, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
-    try:
-        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-            return True
-        return False
-    finally:
-        waiting.cancel()
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 # -- run
@@ -85,7 +43,7 @@ async def run(args: Namespace) -> int:
     try:
         started = await _start(durably, job, value, args.key)
         with open_bar(job.name) as show:
-            if not await _unless(signals.first, _follow(durably, started.id, show)):
+            if not await unless(signals.first, _follow(durably, started.id, show)):
                 return _hand_back(started, signals)
         done = await durably.get_run(started.id)
     finally:
@@ -171,14 +129,14 @@ async def worker(args: Namespace) -> int:
         with suppress(TimeoutError):
             await asyncio.wait_for(signals.first.wait(), _LOOK)
     logger.info("stopping: runs have %g s to end; a second signal hands them back now", args.grace)
-    if await _unless(signals.second, durably.stop(args.grace)):
+    if await unless(signals.second, durably.stop(args.grace)):
         return 0
     return signals.exit_code
 
 
 async def _work_until_idle(durably: Durably, signals: Signals) -> int:
     try:
-        if await _unless(signals.first, durably.run_until_idle()):
+        if await unless(signals.first, durably.run_until_idle()):
             return 0
     finally:
         await durably.stop(0)

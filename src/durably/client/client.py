@@ -223,7 +223,9 @@ class DurablyClient:
 
     async def _until_over(self, waiting: _Waiting, watch: Watch) -> None:
         if waiting.seen is None or waiting.seen.is_final:
-            waiting.seen = await self._server.run(waiting.run_id, waiting.job)
+            waiting.seen = await self._server.run(
+                waiting.run_id, waiting.job, patient=self._connection.met
+            )
         while not waiting.seen.is_final:
             async with aclosing(self.subscribe(waiting.run_id, after=None)) as events:
                 async for event in events:

@@ -23,8 +23,8 @@ _AWAY = frozenset(
 )  # what proxies and servers say when they are about to be there again
 _BUSY = 429  # refused before anything was done
 _SILENCE = 45.0  # seconds; a server's streams say something every 15
-_LONGEST_PAUSE = 15.0  # seconds
-_LONGEST_WISH = 60.0  # seconds that a server may ask us to wait
+LONGEST_PAUSE = 15.0  # seconds
+LONGEST_WISH = 60.0  # seconds that a server may ask us to wait
 # A pooled connection is given up before the server may close it (uvicorn: after 5 s), so that no request
 # is sent into a connection that is being closed.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=3.0)
@@ -64,15 +64,15 @@ class Backoff:
 
     def heed(self, hint: int | None) -> None:
         """A server's ``retry:``, in milliseconds. A longer one than we ever wait means: no more to come."""
-        if hint is not None and hint <= _LONGEST_PAUSE * 1000:
+        if hint is not None and hint <= LONGEST_PAUSE * 1000:
             self._first = hint / 1000
 
     async def pause(self, wish: float = 0.0) -> None:
         """Wait; not less than what the server wished for."""
-        bound = min(_LONGEST_PAUSE, self._first * 2.0 ** min(self.failures, 10))
+        bound = min(LONGEST_PAUSE, self._first * 2.0 ** min(self.failures, 10))
         self.failures += 1
         delay = self._runtime.random.uniform(0.0, bound)
-        await self._runtime.sleep(min(wish, _LONGEST_WISH) + delay)
+        await self._runtime.sleep(min(wish, LONGEST_WISH) + delay)
 
 
 class Connection:
@@ -93,6 +93,8 @@ class Connection:
         self.shown = without_secrets(self._url)
         """The server's URL as it may be shown."""
         self.runtime = runtime
+        self.met = False
+        """True once the server answered: what is lost from then on will come back."""
         self.retries = retries
         self._options: dict[str, Any] = {"auth": auth, "transport": transport}
         self._headers = _checked_headers(headers)
@@ -137,6 +139,7 @@ class Connection:
         except httpx2.HTTPError as error:
             raise self._lost(asked, error) from None
         self._check(asked, response)
+        self.met = True
         try:
             cursor = response.headers.get("durably-next-cursor")
             return make(Answer(json.loads(response.content), cursor))
@@ -160,6 +163,7 @@ class Connection:
                 self._check(asked, response)
                 if "text/event-stream" not in response.headers.get("content-type", ""):
                     raise self._stranger(asked, response)
+                self.met = True
                 yield _chunks(response)
             finally:
                 await response.aclose()

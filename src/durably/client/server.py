@@ -155,8 +155,10 @@ def _is_gone(refused: DurablyError) -> bool:
 
 
 def _run(data: Any, job: Job[Any, Any] | None) -> AnyRun:
-    if job is None:
-        return wire.run_from_wire(data)
+    """A run, with the types of its job if that is the one given."""
+    run: AnyRun = wire.run_from_wire(data)
+    if job is None or job.name != run.job:
+        return run
     try:
         return wire.run_from_wire(data, job.input, job.output)
     except Unstorable as problem:

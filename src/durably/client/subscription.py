@@ -40,7 +40,6 @@ class Stream:
         self._connection, self._asked = connection, asked
         self._last_id = last_id
         self._backoff = Backoff(connection.runtime)
-        self._met = False
 
     async def messages(self) -> AsyncGenerator[Message | Mark]:
         """Messages, and marks where connections begin and end. Never ends by itself."""
@@ -60,7 +59,6 @@ class Stream:
         parser = Parser(self._last_id)
         async with self._connection.stream(self._asked, self._last_id) as chunks:
             began = self._connection.runtime.monotonic()
-            self._met = True
             yield "opened"
             try:
                 async for chunk in chunks:
@@ -79,11 +77,11 @@ class Stream:
     def _note(self, lost: Lost) -> float:
         """Give up on a server that was never reached; for one that was, what it wishes."""
         failures = self._backoff.failures
-        if not self._met and failures >= self._connection.retries:
+        if not self._connection.met and failures >= self._connection.retries:
             raise self._connection.unavailable(self._asked, lost, failures + 1) from None
-        if self._met and failures == 0:
+        if self._connection.met and failures == 1:  # a first one is nothing much: a restart
             address = self._connection.address(self._asked)
-            logger.info("lost %s (%s); connecting again", address, lost.reason)
+            logger.warning("lost %s (%s); trying until it is back", address, lost.reason)
         return lost.wish
 
     def read(self, message: Message, make: Callable[[Any], T]) -> T:

@@ -92,7 +92,8 @@ def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in raw:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        between = "; " if key == "cookie" else ", "  # HTTP/2 may send each cookie by itself
+        headers[key] = f"{headers[key]}{between}{text}" if key in headers else text
     return headers
 
 
@@ -110,7 +111,7 @@ async def _start(response: Response, send: Send) -> None:
     headers = [
         (name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers
     ]
-    if isinstance(response.body, bytes):
+    if isinstance(response.body, bytes) and b"content-length" not in dict(headers):
         headers.append((b"content-length", b"%d" % len(response.body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
 

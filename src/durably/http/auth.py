@@ -3,18 +3,20 @@
 ``auth=`` takes any object with these methods, each plain or async; ``Auth`` is a base class for it.
 Only ``authenticate`` must be there. With ``scope`` every run belongs to its tenant, and that is all
 most applications need; without it the other hooks decide, and an operation whose hook is missing is
-refused.
+refused. A hook allows by saying so: what it gives instead of True, None above all, does not.
 """
 
 from __future__ import annotations
 
 import inspect
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from ..errors import ConfigurationError, DurablyError, InvalidInputError, StorageError
+from ..handle import check_scope
 from ..models import Run
 from ..store.base import RunFilter
 from .message import Refusal, Request
@@ -25,7 +27,15 @@ P = TypeVar("P")
 Operation = Literal["run", "steps", "logs", "subscribe", "retry", "retrigger", "cancel", "delete"]
 """What is asked of one run."""
 
-_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+HOOKS = (
+    "authenticate", "scope", "on_trigger", "on_run_access", "scope_runs", "scope_runs_subscribe",
+    "on_jobs", "on_metrics",
+)  # fmt: skip
+
+_PROXY_HEADERS = frozenset({
+    "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
+    "cf-connecting-ip", "fly-client-ip", "x-envoy-external-address", "x-amzn-trace-id",
+})  # fmt: skip
 
 
 class Auth(Generic[P]):
@@ -41,6 +51,31 @@ class Auth(Generic[P]):
         return None
 
 
+def check_auth(auth: Any) -> None:
+    """``ConfigurationError`` for what cannot be ``auth=``: a misspelled hook would guard nothing."""
+    if not callable(getattr(auth, "authenticate", None)):
+        raise ConfigurationError("auth has no method authenticate(request)")
+    for name in dir(auth):
+        if name.startswith(("on_", "scope_")) and name not in HOOKS:
+            known = ", ".join(HOOKS)
+            raise ConfigurationError(f"auth has {name}, which is no hook; there are: {known}")
+
+
+async def _hear(hook: Callable[..., Any], *args: Any) -> Any:
+    """What a hook says; it may raise a ``Refusal`` or return one. An error of ours that it runs into is
+    the server's failure, not an answer to the client's request."""
+    try:
+        answer = hook(*args)
+        answer = await answer if inspect.isawaitable(answer) else answer
+    except StorageError:
+        raise
+    except DurablyError as error:
+        raise RuntimeError("a hook of auth= failed") from error
+    if isinstance(answer, Refusal):
+        raise answer
+    return answer
+
+
 class Caller:
     """Who asks, as far as it is known, and what that allows."""
 
@@ -50,25 +85,34 @@ class Caller:
         self.scope = scope
 
     async def _ask(self, hook: str, *args: Any) -> Any:
-        """What a hook says; a missing one refuses, unless the scope decides."""
+        """What a hook says; a missing one refuses."""
         found = getattr(self._auth, hook, None)
         if found is None:
-            raise Refusal(403, "not_allowed", "this is not allowed here")
-        result = found(self.principal, *args)
-        return await result if inspect.isawaitable(result) else result
+            raise _not_allowed()
+        return await _hear(found, self.principal, *args)
 
     def _is_free(self, hook: str) -> bool:
         """Whether nothing but the scope decides."""
         return self._auth is None or (self.scope is not None and not hasattr(self._auth, hook))
 
+    def _can_be_asked(self, hook: str) -> bool:
+        return self._is_free(hook) or getattr(self._auth, hook, None) is not None
+
     async def may_trigger(self, request: TriggerRequest) -> TriggerRequest:
-        """``on_trigger`` may return a changed request, or raise a ``Refusal``; False refuses."""
+        """What to trigger: as it was asked for when ``on_trigger`` gives True, or what that gives."""
         if self._is_free("on_trigger"):
             return request
         answer = await self._ask("on_trigger", request)
-        if answer is False:
-            raise Refusal(403, "not_allowed", f"you may not trigger {request.job!r}")
-        return answer if isinstance(answer, TriggerRequest) else request
+        if answer is True:
+            return request
+        if not isinstance(answer, TriggerRequest):
+            raise Refusal(403, "not_allowed", f"you may not trigger {request.job[:255]!r}")
+        return answer
+
+    def check_access(self) -> None:
+        """Refuse where nothing decides about runs: alike for runs that there are and that there are not."""
+        if not self._can_be_asked("on_run_access"):
+            raise _not_allowed()
 
     async def may_access(self, run: Run, operation: Operation) -> bool:
         """Whether the run is this caller's to see or to move. Elsewhere it does not exist."""
@@ -76,7 +120,16 @@ class Caller:
             return False
         if self._is_free("on_run_access"):
             return True
-        return (await self._ask("on_run_access", run, operation)) is not False
+        return (await self._ask("on_run_access", run, operation)) is True
+
+    async def recognizes(self, run: Run) -> bool:
+        """Whether a run whose idempotency key was said again may be shown; ``Refusal`` when it is
+        another's. Who may trigger but not read is told the id, and no more."""
+        if not self._can_be_asked("on_run_access"):
+            return False
+        if not await self.may_access(run, "run"):
+            raise Refusal(409, "conflict", "this idempotency key is taken")
+        return True
 
     async def scoped(self, filter: RunFilter, *, live: bool) -> RunFilter:
         """A listing's filter, confined to what the caller may see."""
@@ -87,15 +140,13 @@ class Caller:
             return filter
         answer = await self._ask(hook, filter)
         if not isinstance(answer, RunFilter):
-            raise Refusal(403, "not_allowed", "this is not allowed here")
+            raise _not_allowed()
         return answer if self.scope is None else replace(answer, scope=self.scope)
 
     async def may_read(self, hook: Literal["on_jobs", "on_metrics"]) -> None:
         """What belongs to no run: refused with ``auth`` unless its hook is there and lets it pass."""
-        if self._auth is None:
-            return
-        if (await self._ask(hook)) is False:
-            raise Refusal(403, "not_allowed", "this is not allowed here")
+        if self._auth is not None and (await self._ask(hook)) is not True:
+            raise _not_allowed()
 
 
 class Gate:
@@ -114,7 +165,7 @@ class Gate:
         """
         if self.auth is not None or self._public:
             return
-        proxied = any(name in request.headers for name in _PROXY_HEADERS)
+        proxied = any(_is_of_proxies(name) for name in request.headers)
         host = _hostname(request.headers.get("host", ""))
         if not _is_loopback(request.client) or proxied or not _is_local_name(host):
             raise Refusal(
@@ -140,8 +191,8 @@ class Gate:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind and kind != "application/json":
             raise Refusal(415, "not_json", "send content-type: application/json")
-        # A same-origin page's script, with an empty body: the published client asks like this.
-        if not kind and not same and "x-durably" not in request.headers:
+        # A script of a page that may ask, with an empty body: the published client asks like this.
+        if not kind and not (same or listed) and "x-durably" not in request.headers:
             raise Refusal(
                 415, "not_json", "send content-type: application/json, or the header X-Durably: 1"
             )
@@ -150,18 +201,22 @@ class Gate:
         """Who asks; 401 for nobody."""
         if self.auth is None:
             return Caller(None, None, None)
-        answer = self.auth.authenticate(request)
-        principal = await answer if inspect.isawaitable(answer) else answer
-        if principal is None:
+        principal = await _hear(self.auth.authenticate, request)
+        if not principal:
             raise Refusal(
                 401, "unauthenticated", "say who you are", headers=[("www-authenticate", "Bearer")]
             )
-        scope = None
-        if (scope_of := getattr(self.auth, "scope", None)) is not None:
-            scope = scope_of(principal)
-            if inspect.isawaitable(scope):
-                scope = await scope
-        return Caller(self.auth, principal, scope)
+        return Caller(self.auth, principal, await self._scope_of(principal))
+
+    async def _scope_of(self, principal: Any) -> str | None:
+        hook = getattr(self.auth, "scope", None)
+        scope = None if hook is None else await _hear(hook, principal)
+        if scope == "":  # a tenant that is not known must not be the one that all others share
+            raise ValueError("auth.scope() gave '', which is no tenant")
+        try:
+            return None if scope is None else check_scope(scope)
+        except InvalidInputError as error:
+            raise ValueError(f"auth.scope(): {error}") from None
 
     def cors(self, request: Request) -> list[tuple[str, str]]:
         """The headers that let a listed origin's page read the answer."""
@@ -178,11 +233,21 @@ class Gate:
         ]
 
 
+def _not_allowed() -> Refusal:
+    return Refusal(403, "not_allowed", "this is not allowed here")
+
+
+def _is_of_proxies(header: str) -> bool:
+    return header in _PROXY_HEADERS or header.startswith("x-forwarded-")
+
+
 def _is_loopback(address: str | None) -> bool:
     try:
-        return address is not None and ipaddress.ip_address(address).is_loopback
+        found = ipaddress.ip_address(address or "")
     except ValueError:
         return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def _is_local_name(host: str) -> bool:

@@ -8,32 +8,36 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pydantic import PydanticInvalidForJsonSchema
 
-from ..codec import Codec, Unstorable
+from ..codec import Codec, Unstorable, dump_json
 from ..errors import (
     ClosedError,
     ConfigurationError,
-    DurablyError,
     InvalidInputError,
     JobNotFoundError,
     RunConflictError,
     RunNotFoundError,
     StorageError,
 )
-from ..handle import Trigger, bad_input, make_filter
+from ..handle import JobHandle, Trigger, bad_input, make_filter
+from ..job import Job
 from ..models import RunRow, run_from_row
 from ..options import one_of
-from .auth import Caller, Gate, Operation
+from .auth import Caller, Gate, Operation, check_auth
 from .message import Refusal, Request, Response, respond
 from .openapi import describe
+from .prometheus import CONTENT_TYPE, expose
 from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
+from .sse import Stream
 from .streams import Limits, Streams
 from .wire import (
     VOCABULARIES,
+    Disposition,
     ErrorPolicy,
     JobInfo,
     Triggered,
@@ -43,7 +47,7 @@ from .wire import (
     job_to_wire,
     log_to_wire,
     run_to_wire,
-    status_from_wire,
+    statuses_from_wire,
     step_to_wire,
     trigger_from_wire,
     triggered_to_wire,
@@ -102,8 +106,8 @@ class Handler:
         if compat not in VOCABULARIES:
             known = ", ".join(repr(name) for name in VOCABULARIES if name)
             raise ConfigurationError(f"compat must be one of {known}, or None; not {compat!r}")
-        if auth is not None and not callable(getattr(auth, "authenticate", None)):
-            raise ConfigurationError("auth has no method authenticate(request)")
+        if auth is not None:
+            check_auth(auth)
         for origin in origins:
             if "://" not in origin or origin.endswith("/") or "*" in origin:
                 raise ConfigurationError(
@@ -112,6 +116,7 @@ class Handler:
         self._durably = durably
         self._vocabulary = VOCABULARIES[compat]
         self._errors: ErrorPolicy = one_of("errors", errors, ("full", "message", "none"))
+        self._documents: dict[tuple[str, ...], bytes] = {}
         self._gate = Gate(auth, public=public, origins=origins)
         self._streams = Streams(durably, self._vocabulary, self._errors, limits or Limits())
         if auth is None and public:
@@ -126,22 +131,21 @@ class Handler:
                 return self._preflight(request)
             route = find_route(request.method, request.path)
         except Refusal as refusal:
-            return self._finish(request, refusal.response())
+            return await self._finish(request, refusal.response())
         return await self._serve(route, request)
 
     async def _serve(self, route: Route, request: Request) -> Response:
         try:
             answer = await self._answer(route, request)
-        except Refusal as refusal:
+        except Exception as error:
+            refusal = _refusal_of(error)
+            if refusal is None:
+                number = self._durably.runtime.token()[:12]
+                logger.exception("%s %s failed (request %s)", route.method, route.path, number)
+                message = f"something went wrong here; the log knows it as request {number}"
+                refusal = Refusal(500, "internal", message, more={"requestId": number})
             answer = refusal.response()
-        except (WireError, DurablyError) as error:
-            answer = _refusal_of(error).response()
-        except Exception:
-            number = self._durably.runtime.token()[:12]
-            logger.exception("%s %s failed (request %s)", route.method, route.path, number)
-            message = f"something went wrong here; the log knows it as request {number}"
-            answer = Refusal(500, "internal", message, more={"requestId": number}).response()
-        return self._finish(request, answer)
+        return await self._finish(request, answer)
 
     async def _answer(self, route: Route, request: Request) -> Response:
         self._gate.check_peer(request)
@@ -152,11 +156,15 @@ class Handler:
         operation: Callable[[Ask], Awaitable[Response]] = getattr(self, f"_{route.operation}")
         return await operation(ask)
 
-    def _finish(self, request: Request, response: Response) -> Response:
+    async def _finish(self, request: Request, response: Response) -> Response:
         headers = [*response.headers, *self._gate.cors(request)]
-        body = (
-            b"" if request.method == "HEAD" and isinstance(response.body, bytes) else response.body
-        )
+        body = response.body
+        if request.method == "HEAD":
+            if isinstance(body, bytes):
+                headers.append(("content-length", str(len(body))))
+            elif isinstance(body, Stream):
+                await body.aclose()
+            body = b""
         return Response(response.status, headers, body)
 
     def _preflight(self, request: Request) -> Response:
@@ -177,6 +185,7 @@ class Handler:
 
     async def _row(self, ask: Ask, operation: Operation) -> RunRow:
         """The run that is asked for, if it is this caller's: else there is none."""
+        ask.caller.check_access()
         row = await self._durably.row(ask.query.run_id)
         if row is None or not await ask.caller.may_access(run_from_row(row), operation):
             raise RunNotFoundError(ask.query.run_id)
@@ -236,39 +245,36 @@ class Handler:
 
     async def _trigger(self, ask: Ask) -> Response:
         body = await ask.request.read(self._durably.max_input_bytes + ENVELOPE)
-        wanted = trigger_from_wire(body, self._vocabulary)
+        wanted = await ask.caller.may_trigger(trigger_from_wire(body, self._vocabulary))
         handle = self._durably.get_job(wanted.job)
         if handle is None:
             raise JobNotFoundError(f"there is no job {wanted.job[:255]!r} here")
-        wanted = await ask.caller.may_trigger(wanted)
-        job = handle.definition
-        given = wanted.input if job.takes_input or wanted.input != {} else None
-        try:
-            input = job.input.decode(dump(given).decode())
-        except Unstorable as problem:
-            raise bad_input(job, problem) from None
-        trigger = Trigger(
-            input,
-            wanted.idempotency_key,
-            wanted.concurrency_key,
-            wanted.labels,
-            ask.caller.scope or "",
+        new = self._durably.new_run(
+            handle.definition,
+            Trigger(
+                _input(handle.definition, wanted.input, self._durably.max_input_bytes),
+                wanted.idempotency_key,
+                wanted.concurrency_key,
+                wanted.labels,
+                ask.caller.scope or "",
+            ),
         )
-        row, created = (await self._durably.enqueue([self._durably.new_run(job, trigger)]))[0]
-        disposition = "created" if created else "idempotent"
-        wish = ask.request.headers.get("prefer", "")
-        run = run_to_wire(row, 0, self._vocabulary) if "return=representation" in wish else None
+        row, created = (await self._durably.enqueue([new]))[0]
+        may_see = created or await ask.caller.recognizes(run_from_row(row))
+        asked = "return=representation" in ask.request.headers.get("prefer", "")
+        disposition: Disposition = "created" if created else "idempotent"
+        run = await self._told(row) if may_see and asked else None
         return respond(triggered_to_wire(Triggered(row.id, disposition, run)))
 
     async def _runs(self, ask: Ask) -> Response:
         query = ask.query
-        limit = query.number("limit", 50)
+        limit = query.number("limit")
         filter = make_filter(
             query.texts("jobName"),
-            [status_from_wire(word) for word in query.texts("status")],
+            statuses_from_wire(query.texts("status"), self._vocabulary),
             query.labels,
             limit + 1,  # one more, to know whether there is more
-            query.number("offset", 0),
+            query.number("offset"),
             query.text("cursor"),
         )
         rows = await self._durably.rows(await ask.caller.scoped(filter, live=False))
@@ -282,9 +288,11 @@ class Handler:
         return respond(told, headers=more)
 
     async def _run(self, ask: Ask) -> Response:
-        row = await self._row(ask, "run")
+        return respond(await self._told(await self._row(ask, "run")))
+
+    async def _told(self, row: RunRow) -> dict[str, Any]:
         (count,) = await self._durably.count_steps([row.id])
-        return respond(run_to_wire(row, count, self._vocabulary, self._errors))
+        return run_to_wire(row, count, self._vocabulary, self._errors)
 
     async def _steps(self, ask: Ask) -> Response:
         row = await self._row(ask, "steps")
@@ -293,7 +301,7 @@ class Handler:
 
     async def _logs(self, ask: Ask) -> Response:
         row = await self._row(ask, "logs")
-        after, limit = ask.query.number("after", 0), ask.query.number("limit", 1000)
+        after, limit = ask.query.number("after"), ask.query.number("limit")
         entries = await self._durably.get_logs(row.id, after=after, limit=limit)
         return respond([log_to_wire(entry, self._vocabulary) for entry in entries])
 
@@ -319,38 +327,44 @@ class Handler:
 
     async def _jobs(self, ask: Ask) -> Response:
         await ask.caller.may_read("on_jobs")
-        jobs = [handle.definition for handle in self._durably.jobs.values()]
-        told = [JobInfo(job.name, _schema(job.input), _schema(job.output)) for job in jobs]
-        return respond([job_to_wire(job) for job in told])
+        return respond([job_to_wire(_info(job)) for job in self._durably.jobs.values()])
 
     async def _subscribe(self, ask: Ask) -> Response:
         row = await self._row(ask, "subscribe")
-        caller = ask.caller
 
-        async def check() -> bool:
-            now = await self._admit_again(ask)
+        async def may(now: Caller) -> bool:
             row = await self._durably.row(ask.query.run_id)
-            return now is not None and (
-                row is None or await now.may_access(run_from_row(row), "subscribe")
-            )
+            return row is None or await now.may_access(run_from_row(row), "subscribe")
 
-        return await self._streams.of_run(row.id, _last_seen(ask), caller.principal, check)
+        check = self._still(ask, may)
+        return await self._streams.of_run(row.id, _last_seen(ask), ask.caller.principal, check)
 
     async def _runs_subscribe(self, ask: Ask) -> Response:
-        filter = make_filter(ask.query.texts("jobName"), (), ask.query.labels, 1, 0, None)
-        filter = await ask.caller.scoped(filter, live=True)
+        asked = make_filter(ask.query.texts("jobName"), (), ask.query.labels, 1, 0, None)
+        filter = await ask.caller.scoped(asked, live=True)
         was_away = "last-event-id" in ask.request.headers
 
-        async def check() -> bool:
-            return await self._admit_again(ask) is not None
+        async def may(now: Caller) -> bool:
+            return await now.scoped(asked, live=True) == filter
 
+        check = self._still(ask, may)
         return await self._streams.of_list(filter, ask.caller.principal, check, was_away=was_away)
 
-    async def _admit_again(self, ask: Ask) -> Caller | None:
-        try:
-            return await self._gate.admit(ask.request)
-        except Refusal:
-            return None
+    def _still(
+        self, ask: Ask, may: Callable[[Caller], Awaitable[bool]]
+    ) -> Callable[[], Awaitable[bool]]:
+        """What asks, from time to time, whether a stream's client may still have it."""
+
+        async def check() -> bool:
+            try:
+                return await may(await self._gate.admit(ask.request))
+            except Refusal:
+                return False
+            except Exception:
+                logger.exception("a stream ends: whether it may go on could not be decided")
+                return False
+
+        return check
 
     @property
     def streams(self) -> int:
@@ -369,8 +383,22 @@ class Handler:
         health = await self._durably.health()
         return respond(health_to_wire(health), 200 if health.is_ready else 503)
 
+    async def _metrics(self, ask: Ask) -> Response:
+        await ask.caller.may_read("on_metrics")
+        runs, ages = await self._durably.count_runs(), await self._durably.queue_ages()
+        text = expose(self._durably.metrics, runs, ages, self.streams)
+        return respond(None, body=text.encode(), kind=CONTENT_TYPE)
+
     async def _openapi(self, ask: Ask) -> Response:
-        return respond(describe())
+        jobs: Mapping[str, JobHandle[Any, Any]] = {}
+        with suppress(Refusal):
+            await ask.caller.may_read("on_jobs")
+            jobs = self._durably.jobs
+        names = tuple(jobs)
+        if names not in self._documents:
+            document = describe([_info(job) for job in jobs.values()], self._vocabulary)
+            self._documents = {**self._documents, names: dump(document)}
+        return respond(None, body=self._documents[names])
 
 
 _DONE = respond({"success": True})
@@ -384,8 +412,10 @@ _REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
 }
 
 
-def _refusal_of(error: WireError | DurablyError) -> Refusal:
+def _refusal_of(error: Exception) -> Refusal | None:
     """How an error of ours is told. What is wrong with the database is nobody's business outside."""
+    if isinstance(error, Refusal):
+        return error
     if isinstance(error, ClosedError):
         logger.warning("a request came while this was closed: %s", error)
         message = (
@@ -406,17 +436,38 @@ def _refusal_of(error: WireError | DurablyError) -> Refusal:
             if isinstance(error, RunConflictError):
                 more["status"] = error.status
             return Refusal(status, code, str(error), more=more)
-    raise error
+    return None
 
 
 def _last_seen(ask: Ask) -> int | None:
     """The number after which the client wants the journal; None: it knows nothing yet."""
     header = ask.request.headers.get("last-event-id", "")
     if not header:
-        return None if ask.query.text("after") is None else ask.query.number("after", 0)
-    if not (header.isascii() and header.isdigit() and int(header) <= MAX_NUMBER):
+        return None if ask.query.text("after") is None else ask.query.number("after")
+    if not (header.isascii() and header.isdigit() and len(header) <= 16) or (
+        int(header) > MAX_NUMBER
+    ):
         raise Refusal(400, "invalid_request", "Last-Event-ID must be a number that an event had")
     return int(header)
+
+
+def _input(job: Job[Any, Any], given: Any, limit: int) -> Any:
+    """An input as the job's type; ``{}``, which a missing one is, does for a job that takes none."""
+    if not job.takes_input and given == {}:
+        given = None
+    text = dump_json(given)
+    if len(text) > limit:
+        message = f"the input has {len(text):,} bytes as ASCII, over the limit of {limit:,}"
+        raise Refusal(413, "too_large", message)
+    try:
+        return job.input.decode(text)
+    except Unstorable as problem:
+        raise bad_input(job, problem) from None
+
+
+def _info(handle: JobHandle[Any, Any]) -> JobInfo:
+    job = handle.definition
+    return JobInfo(job.name, _schema(job.input), _schema(job.output))
 
 
 def _schema(codec: Codec[Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from .wire import dump
 
 MAX_QUERY = 8_192  # bytes
+MAX_PARAMETERS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Request:
     async def read(self, limit: int) -> bytes:
         """The body; ``Refusal`` 413 as soon as it is longer than ``limit`` bytes."""
         length = self.headers.get("content-length", "")
-        if length.isascii() and length.isdigit() and int(length) > limit:
+        is_number = length.isascii() and length.isdigit()
+        if is_number and (len(length) > 15 or int(length) > limit):
             raise _too_large(limit)
         if isinstance(self.body, bytes):
             if len(self.body) > limit:
@@ -88,11 +90,16 @@ class Refusal(Exception):  # noqa: N818 - the protocol's word
 
 
 def respond(
-    value: Any, status: int = 200, headers: Sequence[tuple[str, str]] = (), *, body: bytes = b""
+    value: Any,
+    status: int = 200,
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    body: bytes = b"",
+    kind: str = "application/json",
 ) -> Response:
-    """A JSON answer; never cached, never taken for another type."""
+    """An answer, JSON unless ``body`` is given; never cached, never taken for another type."""
     always = (
-        ("content-type", "application/json"),
+        ("content-type", kind),
         ("cache-control", "no-store"),
         ("x-content-type-options", "nosniff"),
     )
@@ -100,11 +107,15 @@ def respond(
 
 
 def parse_query(raw: str) -> list[tuple[str, str]]:
-    """The parameters of a query string; ``Refusal`` when it is too long or not text."""
+    """The parameters of a query string, of which each character is a byte; ``Refusal`` when it is too
+    long or not UTF-8."""
     if len(raw) > MAX_QUERY:
         raise Refusal(414, "query_too_long", f"the query has more than {MAX_QUERY:,} bytes")
+    if raw.count("&") >= MAX_PARAMETERS:
+        raise Refusal(400, "invalid_request", f"there are more than {MAX_PARAMETERS} parameters")
     try:
-        return parse_qsl(raw, keep_blank_values=True, errors="strict", max_num_fields=200)
+        text = raw.encode("latin-1").decode("utf-8")
+        return parse_qsl(text, keep_blank_values=True, errors="strict")
     except ValueError:
         raise Refusal(400, "invalid_request", "the query is not percent-encoded UTF-8") from None
 

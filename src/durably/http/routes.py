@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .message import Refusal, Request
-from .wire import LABEL, RUN_ID
+from .wire import JOB_NAME, LABEL, RUN_ID
 
 MAX_NUMBER = 2**53 - 1
 MAX_TEXT = 255
@@ -31,6 +31,7 @@ class Parameter:
     """Several of it mean: one or another."""
     least: int = 0
     most: int = MAX_NUMBER
+    default: int | None = None
     words: Sequence[str] = ()
 
 
@@ -47,7 +48,8 @@ class Route:
     labels: bool = False
     """Whether ``label.<name>=<value>`` may be asked for."""
     body: bool = False
-    refusals: Sequence[int] = (400,)
+    refuses: Sequence[int] = ()
+    """With which statuses, beside those of every route."""
     open: bool = False
     """Asked without credentials, by what watches over the server."""
 
@@ -56,9 +58,18 @@ class Route:
         """Whether it changes anything."""
         return self.method != "GET"
 
+    @property
+    def refusals(self) -> list[int]:
+        """All statuses with which it may refuse."""
+        more = (415,) if self.is_unsafe else ()
+        return sorted({*_EVERYWHERE, *self.refuses, *more} - ({401} if self.open else set()))
+
+
+_EVERYWHERE = (400, 401, 403, 414, 500, 503)
+
 
 _RUN = Parameter(RUN_ID, "The run's id.", required=True)
-_JOBS = Parameter("jobName", "Runs of this job; repeat it for several.", repeats=True)
+_JOBS = Parameter(JOB_NAME, "Runs of this job; repeat it for several.", repeats=True)
 _STATUSES = Parameter(
     "status",
     "Runs in this status; repeat it for several.",
@@ -69,38 +80,38 @@ _AFTER = Parameter("after", "Tell what comes after this number.", "number")
 
 ROUTES: Sequence[Route] = (
     Route("POST", "/trigger", "trigger", "Create a run.", "triggered", body=True,
-          refusals=(400, 404, 409, 413, 415)),
+          refuses=(404, 409, 413)),
     Route("GET", "/runs", "runs", "List runs, newest first.", "runs", (
         _JOBS,
         _STATUSES,
-        Parameter("limit", "At most so many.", "number", least=1, most=MAX_LIMIT),
-        Parameter("offset", "Leave out so many of the newest.", "number"),
+        Parameter("limit", "At most so many.", "number", least=1, most=MAX_LIMIT, default=50),
+        Parameter("offset", "Leave out so many of the newest.", "number", default=0),
         Parameter("cursor", "Go on after this: the header Durably-Next-Cursor of the page before."),
     ), labels=True),
-    Route("GET", "/run", "run", "One run.", "run", (_RUN,), refusals=(400, 404)),
+    Route("GET", "/run", "run", "One run.", "run", (_RUN,), refuses=(404,)),
     Route("GET", "/steps", "steps", "A run's steps, in order.", "steps", (_RUN,),
-          refusals=(400, 404)),
+          refuses=(404,)),
     Route("GET", "/logs", "logs", "A run's kept log lines, oldest first.", "logs", (
-        _RUN, _AFTER, Parameter("limit", "At most so many.", "number", least=1, most=1000),
-    ), refusals=(400, 404)),
+        _RUN,
+        _AFTER,
+        Parameter("limit", "At most so many.", "number", least=1, most=1000, default=1000),
+    ), refuses=(404,)),
     Route("POST", "/retry", "retry", "Resume a failed or cancelled run.", "done", (_RUN,),
-          refusals=(400, 404, 409)),
+          refuses=(404, 409)),
     Route("POST", "/retrigger", "retrigger", "A new run with an old one's input.", "retriggered",
-          (_RUN,), refusals=(400, 404, 409)),
-    Route("POST", "/cancel", "cancel", "Stop a run.", "done", (_RUN,), refusals=(400, 404, 409)),
+          (_RUN,), refuses=(404, 409)),
+    Route("POST", "/cancel", "cancel", "Stop a run.", "done", (_RUN,), refuses=(404, 409)),
     Route("DELETE", "/run", "delete", "Delete a run that is over.", "done", (_RUN,),
-          refusals=(400, 404, 409)),
+          refuses=(404, 409)),
     Route("GET", "/jobs", "jobs", "The jobs, with the JSON Schemas of their values.", "jobs"),
     Route("GET", "/subscribe", "subscribe", "The events of one run, as they happen.", "stream",
-          (_RUN, _AFTER), refusals=(400, 404, 503)),
+          (_RUN, _AFTER), refuses=(404,)),
     Route("GET", "/runs/subscribe", "runs_subscribe", "The events of all runs, reduced.", "stream",
-          (_JOBS,), labels=True, refusals=(400, 503)),
-    Route("GET", "/healthz", "healthz", "Whether this process works.", "health", refusals=(503,),
-          open=True),
-    Route("GET", "/readyz", "readyz", "Whether it can be given work.", "health", refusals=(503,),
-          open=True),
-    Route("GET", "/metrics", "metrics", "Figures for Prometheus.", "text", refusals=()),
-    Route("GET", "/openapi.json", "openapi", "This description.", "any", refusals=()),
+          (_JOBS,), labels=True),
+    Route("GET", "/healthz", "healthz", "Whether this process works.", "health", open=True),
+    Route("GET", "/readyz", "readyz", "Whether it can be given work.", "health", open=True),
+    Route("GET", "/metrics", "metrics", "Figures for Prometheus.", "text"),
+    Route("GET", "/openapi.json", "openapi", "This description.", "any"),
 )  # fmt: skip
 
 OPERATIONS: Mapping[str, Route] = {route.operation: route for route in ROUTES}
@@ -111,7 +122,8 @@ for _route in ROUTES:
 
 def methods_of(path: str) -> list[str]:
     """The methods that a path has; empty for a path that there is not."""
-    return [*_BY_PATH.get(path, {})]
+    methods = [*_BY_PATH.get(path, {})]
+    return ["HEAD", *methods] if "GET" in methods else methods
 
 
 def find_route(method: str, path: str) -> Route:
@@ -120,7 +132,7 @@ def find_route(method: str, path: str) -> Route:
     if routes is None:
         raise Refusal(404, "not_found", "there is nothing at this path")
     if (route := routes.get("GET" if method == "HEAD" else method)) is None:
-        allowed = ", ".join(routes)
+        allowed = ", ".join(methods_of(path))
         raise Refusal(
             405, "wrong_method", f"this path allows {allowed}", headers=[("allow", allowed)]
         )
@@ -149,6 +161,7 @@ class Query:
             ]
             for parameter in route.parameters
         }
+        self._defaults = {parameter.name: parameter.default or 0 for parameter in route.parameters}
         for parameter in route.parameters:
             given = len(self._values[parameter.name])
             if given > 1 and not parameter.repeats:
@@ -164,10 +177,10 @@ class Query:
         """The value of a parameter."""
         return next(iter(self._values[name]), None)
 
-    def number(self, name: str, default: int) -> int:
-        """The value of a parameter that is a number."""
+    def number(self, name: str) -> int:
+        """The value of a parameter that is a number, or what it is by default."""
         value = self.text(name)
-        return default if value is None else int(value)
+        return self._defaults[name] if value is None else int(value)
 
     @property
     def run_id(self) -> str:

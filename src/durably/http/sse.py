@@ -103,6 +103,8 @@ class Stream(AsyncIterator[bytes]):
         """Progress that is not told yet, to keep to the throttle."""
         self._timer: asyncio.TimerHandle | None = None
         self._over = self._ended = False
+        self._is_final = False
+        """Whether the latest event ended its run: its frame says that there is nothing to come back for."""
         self._pump = asyncio.create_task(self._pump_all(), name="durably-sse")
 
     # -- in
@@ -111,7 +113,8 @@ class Stream(AsyncIterator[bytes]):
         try:
             async for event in self._source:
                 await self._take(event)
-            await self._add(await self._closing())
+            if not self._is_final:
+                await self._add(await self._closing())
         except StorageError as error:
             logger.debug("a stream ends, its client comes back: %s", error)
         except Exception:
@@ -126,6 +129,7 @@ class Stream(AsyncIterator[bytes]):
         elif isinstance(event, RunProgress):
             self._take_progress(event)
         else:
+            self._is_final = event.is_final
             if event.is_final:
                 await self._flush(event.run_id)
                 self._told.pop(event.run_id, None)

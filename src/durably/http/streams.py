@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunNotFoundError
-from ..events import AnyEvent, RunProgress, RunStart
-from ..models import RunRow, progress_from_json, run_from_row
-from ..runtime import Seconds, seconds, to_datetime
+from ..events import AnyEvent, RunStart
+from ..models import RunRow, run_from_row
+from ..runtime import Seconds, seconds
 from ..state import Status
 from ..store.base import RunFilter
 from .message import Refusal, Response
@@ -100,7 +100,9 @@ class Streams:
         """The reduced events of all runs that the filter lets through."""
         self._make_room(principal)
         # The id has no meaning but that whoever comes back with it was away.
-        opening = [b"id: 0\n" + self._soon()] + ([self._resync] if was_away else [])
+        opening = [b"id: 0\n" + self._soon()] + (
+            [self._resync] if was_away or self._vocabulary.reads_first else []
+        )
 
         async def closing() -> Frame:
             return self._soon()
@@ -150,7 +152,8 @@ class Streams:
     async def _present(self, run_id: str) -> tuple[int, list[Frame]]:
         """A run as it is now: the number after which to go on, and the frames that tell of it.
 
-        Each frame has the newest number: a client that comes back with it is told nothing older.
+        The frame has the newest number: a client that comes back with it is told nothing older.
+        How far the run is, is the first thing that the feed tells.
         """
         state = await self._durably.state(run_id)
         if state is None:
@@ -158,11 +161,10 @@ class Streams:
         row, last = state
         if Status(row.status).is_final:  # its last line tells it
             return last - 1, []
-        told = [
-            frame(event_to_wire(event, row, self._vocabulary, self._errors), last)
-            for event in _present_events(row, last)
-        ]
-        return last, told
+        if row.status != Status.RUNNING:
+            return last, []
+        start = event_to_wire(_start(row, last), row, self._vocabulary, self._errors)
+        return last, [frame(start, last)]
 
     async def _run_frame(self, event: AnyEvent) -> Frame:
         row = await self._durably.row(event.run_id) if isinstance(event, RunStart) else None
@@ -177,25 +179,20 @@ class Streams:
         return retry_hint(round(self._durably.runtime.jitter(1_000, 0.5)))
 
 
-def _present_events(row: RunRow, last: int) -> list[AnyEvent]:
+def _start(row: RunRow, last: int) -> RunStart:
     run = run_from_row(row)
-    common: dict[str, Any] = {
-        "run_id": run.id,
-        "job": run.job,
-        "labels": run.labels,
-        "scope": run.scope,
-    }
-    told: list[AnyEvent] = []
-    if run.status == Status.RUNNING:
-        at = run.started_at or run.updated_at
-        told.append(RunStart(**common, sequence=last, timestamp=at, attempt=run.attempt))
-    if (progress := progress_from_json(row.progress)) is not None:
-        at = to_datetime(row.updated_at)
-        told.append(RunProgress(**common, timestamp=at, progress=progress))
-    return told
+    return RunStart(
+        run_id=run.id,
+        job=run.job,
+        labels=run.labels,
+        scope=run.scope,
+        timestamp=run.started_at or run.updated_at,
+        sequence=last,
+        attempt=run.attempt,
+    )
 
 
-def _identity(principal: Any) -> Hashable:
+def _identity(principal: object) -> Hashable:
     """What tells one principal from another: itself, where it can be a key."""
     try:
         hash(principal)

@@ -10,6 +10,7 @@ rather than as another number.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,11 +26,16 @@ from ..state import Status
 ErrorPolicy = Literal["full", "message", "none"]
 """What is told of why a run failed: with its traceback, its message, or only that it did."""
 
+Disposition = Literal["created", "idempotent"]
+"""Whether a triggered run is new, or its idempotency key was known."""
+
 MAX_SAFE = 2**53 - 1
 MAX_DEPTH = 100
 MAX_KEYS = 10_000
 RESYNC = "runs:resync"
 """What a list is told first after it was away: fetch it again."""
+JOB_NAME = "jobName"
+"""The name of a job, in queries and bodies."""
 RUN_ID = "runId"
 """The query parameter of everything about one run."""
 
@@ -58,6 +64,8 @@ class Vocabulary:
     """Our log level to the wire's, where they differ."""
     resync: str = RESYNC
     """What a list is told that was away for a while: fetch it again."""
+    reads_first: bool = False
+    """Its lists are read while their streams are being opened, and must be read again after."""
     exact: bool = False
     """Only the fields that the published client has; and what it leaves out is left out."""
 
@@ -70,6 +78,7 @@ PUBLISHED = Vocabulary(
     {"run:start": "run:leased", "run:retry": "run:trigger"},
     {"warning": "warn", "debug": "info"},
     resync="step:cancel",
+    reads_first=True,
     exact=True,
 )
 VOCABULARIES: Mapping[str | None, Vocabulary] = {None: CURRENT, "0.15": PUBLISHED}
@@ -97,18 +106,57 @@ def _safe(value: Any) -> Any:
 
 
 def load(body: bytes) -> Any:
-    """JSON from the wire: no NaN, at most 100 levels and 10,000 keys; else ``WireError``."""
+    """JSON from the wire, UTF-8, at most 100 levels and 10,000 keys; else ``WireError``.
+
+    Refused is also what Python's reader would change or drop: NaN, numbers beyond a float, a key that is
+    there twice.
+    """
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json.loads(
+            body.decode(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_members,
+        )
+    except WireError:
+        raise
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise WireError(f"the body is not JSON: {reason}", "malformed_json") from None
+        raise _malformed(_reason(error)) from None
     _check_shape(value)
     return value
 
 
+def _malformed(reason: str) -> WireError:
+    return WireError(f"the body is not JSON: {reason}", "malformed_json")
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return str(error)
+        case UnicodeDecodeError():
+            return "it is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return "a number in it has too many digits"
+
+
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    raise _malformed(f"there is no {name} in JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise _malformed(f"{text[:40]} is too large for a float")
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _malformed("an object in it has a key twice")
+    return members
 
 
 def _check_shape(value: Any) -> None:
@@ -199,7 +247,7 @@ class Triggered(NamedTuple):
     """The answer of POST /trigger and /retrigger."""
 
     run_id: str
-    disposition: Literal["created", "idempotent"]
+    disposition: Disposition
     run: Mapping[str, Any] | None = None
     """The run itself, where ``Prefer: return=representation`` asked for it."""
 
@@ -232,6 +280,15 @@ def runs_to_query(
 
 LABEL = "label."
 """What the query parameters of labels begin with."""
+
+
+def statuses_from_wire(words: Iterable[str], vocabulary: Vocabulary = CURRENT) -> list[Status]:
+    """The statuses that a client asks for: all that it would be told by these words."""
+    found: list[Status] = []
+    for word in words:
+        found.append(status_from_wire(word))
+        found += [Status(ours) for ours, told in vocabulary.statuses.items() if told == word]
+    return found
 
 
 def status_from_wire(word: str) -> Status:

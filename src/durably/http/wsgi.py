@@ -86,10 +86,13 @@ class WsgiApp:
         """The body, one byte longer than it may be where it is too long; the handler refuses it."""
         length = environ.get("CONTENT_LENGTH") or ""
         if length.isascii() and length.isdigit():
-            return environ["wsgi.input"].read(min(int(length), self._limit + 1))
-        if environ.get("wsgi.input_terminated") and environ["REQUEST_METHOD"] == "POST":
-            return environ["wsgi.input"].read(self._limit + 1)
-        return b""
+            size = min(int(length), self._limit + 1)
+        elif environ.get("wsgi.input_terminated") and environ["REQUEST_METHOD"] == "POST":
+            size = self._limit + 1
+        else:
+            return b""
+        body: bytes = environ["wsgi.input"].read(size)
+        return body
 
 
 class _Chunks(Iterator[bytes]):
@@ -116,7 +119,7 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes | None:
 
 def _begin(response: Response, start_response: StartResponse, sync: SyncDurably) -> Iterable[bytes]:
     headers = [*response.headers]
-    if isinstance(response.body, bytes):
+    if isinstance(response.body, bytes) and "content-length" not in dict(headers):
         headers.append(("content-length", str(len(response.body))))
     start_response(f"{response.status} {HTTPStatus(response.status).phrase}", headers)
     return [response.body] if isinstance(response.body, bytes) else _Chunks(response.body, sync)

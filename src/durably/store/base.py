@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..events import Event
 from ..models import JournalRow, Lease, RunRow
@@ -208,6 +208,14 @@ class Store(ABC):
         """Write a line of the holder's into the journal; its number."""
 
     @abstractmethod
+    async def transact(
+        self, lease: Lease, entry: Entry, call: Callable[[Any], Any]
+    ) -> tuple[int, Any]:
+        """Commit what ``call(connection)`` writes together with the holder's line, whose data is the
+        ``text`` of what it returns. The number and that; or, when an earlier try turns out to have
+        been committed, the number and None. What it raises undoes all."""
+
+    @abstractmethod
     async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
         """Write the live progress of a run."""
 
@@ -248,6 +256,14 @@ class Store(ABC):
     @abstractmethod
     async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
         """How many steps of each run are committed."""
+
+    @abstractmethod
+    async def count_runs(self) -> list[tuple[str, str, int]]:
+        """How many runs there are of each job in each status. Reads them all: not for every second."""
+
+    @abstractmethod
+    async def oldest_due(self, jobs: Sequence[str], now: int) -> dict[str, int]:
+        """Of each job that has due runs nobody executes, since when the first one is."""
 
     @abstractmethod
     async def runs(self, filter: RunFilter) -> list[RunRow]:

@@ -84,6 +84,15 @@ select 1 from durably_runs where job = :job and due_at <= {now} limit 1
 select 1 from unnest(cast(:jobs as text[])) as j (job)
  where exists (select 1 from durably_runs where job = j.job and due_at <= {now}) limit 1
 
+-- oldest_due
+-- Since when a job's longest due run waits for a worker.
+select due_at from durably_runs
+ where job = :job and due_at <= {now} and status <> 'running' order by due_at, id limit 1
+
+-- count_runs
+-- How many runs of each job are in each status.
+select job, status, count(*) from durably_runs group by job, status order by job, status
+
 -- busy
 -- The run that holds a scope's concurrency key now. It cannot leave before the one who asks has parked
 -- another behind it; if it is just leaving, the answer waits for that.
@@ -213,6 +222,12 @@ with given as (
   select run_id, seq, at, type, step, step_index, generation, started_at, data from line order by n
 )
 select n, seq from line
+
+-- hold
+-- The fence for what is written beside our own tables: the row stays locked until the commit.
+update durably_runs set updated_at = {now}
+ where id = :run_id and lease_token = :token and status = 'running'
+returning id
 
 -- recorded
 -- The checkpoint that a record whose outcome is unknown did write.

@@ -9,7 +9,7 @@ before and commits after, and may have to run it again when the outcome of a com
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
@@ -40,7 +40,10 @@ from .base import (
 
 T = TypeVar("T")
 Row = Sequence[Any]
-Transaction = Generator[tuple[str, Mapping[str, Any]], Sequence[Row], T]
+Call = Callable[[Any], Any]
+"""What a user does with the connection, within a transaction of ours."""
+Transaction = Generator[tuple[str | Call, Mapping[str, Any]], Any, T]
+"""Yields statements, by name or as SQL, with their parameters, and gets their rows."""
 
 MAX_LEASE = 600_000  # a run that keeps losing its lease gets a longer one, up to ten minutes
 _NONE = 1 << 62  # more recoveries than any run has
@@ -334,6 +337,23 @@ def record(lease: Lease, entry: Entry, *, replay: bool = False) -> Transaction[i
     return int(rows[0][0])
 
 
+def transact(
+    lease: Lease, entry: Entry, call: Call, now: Callable[[], int], *, replay: bool = False
+) -> Transaction[tuple[int, Any]]:
+    """The user's writes and the checkpoint that tells of them, in one; the number, and what ``call``
+    made, whose ``text`` is the checkpoint. Of an earlier try that was committed: the number, None."""
+    if replay:
+        ours = {"run_id": lease.run_id, "step": entry.step, "attempt": lease.generation}
+        if rows := (yield "recorded", ours):
+            return int(rows[0][0]), None
+    held = {"run_id": lease.run_id, "token": lease.token, "now": now()}
+    if not (yield "hold", held):
+        raise LeaseLost(lease.run_id)
+    kept = yield call, {}
+    written = entry._replace(at=now(), data=kept.text)
+    return (yield from record(lease, written)), kept
+
+
 def save_progress(lease: Lease, progress: str, now: int) -> Transaction[None]:
     """Write the live progress."""
     held = {"run_id": lease.run_id, "token": lease.token, "progress": progress, "now": now}
@@ -521,7 +541,8 @@ def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any
 
 def one(text: str, params: Mapping[str, Any]) -> Transaction[Sequence[Row]]:
     """A single statement."""
-    return (yield text, params)
+    rows: Sequence[Row] = yield text, params
+    return rows
 
 
 def checkpoints(run_id: str) -> Transaction[dict[str, Checkpoint]]:
@@ -546,6 +567,15 @@ def in_progress(owner: str) -> Transaction[list[RunRow]]:
     """The runs that others than this owner execute and that say how far they are."""
     rows = yield "in_progress", {"owner": owner}
     return [RunRow._make(row) for row in rows]
+
+
+def oldest_due(jobs: Sequence[str], now: int) -> Transaction[dict[str, int]]:
+    """Since when each job's first due run waits."""
+    found: dict[str, int] = {}
+    for job in jobs:
+        if rows := (yield "oldest_due", {"job": job, "now": now}):
+            found[job] = rows[0][0]
+    return found
 
 
 def count_steps(run_ids: Sequence[str]) -> Transaction[list[int]]:

@@ -28,6 +28,7 @@ from .base import (
     Settlement,
     Store,
 )
+from .lend import lend
 from .writer import Connection, Operation, Writer, is_damaged, is_passing
 
 T = TypeVar("T")
@@ -305,9 +306,10 @@ class SQLiteStore(Store):
         except StopIteration as stop:
             return cast("T", stop.value)
 
-    def _execute(self, text: str, params: Any) -> list[Any]:
+    def _execute(self, text: str | sql.Call, params: Any) -> list[Any]:
         if self._reader is None:
             raise ClosedError("the database is closed")
+        assert isinstance(text, str)  # users' functions write; nothing lends them the reader
         return self._reader.execute(self._statements.get(text, text), params).fetchall()
 
     # -- the life of a run
@@ -364,6 +366,16 @@ class SQLiteStore(Store):
             lambda replay: sql.record(lease, entry, replay=replay), atomic=True, wakes=False
         )
 
+    async def transact(
+        self, lease: Lease, entry: Entry, call: Callable[[Any], Any]
+    ) -> tuple[int, Any]:
+        now = self._runtime.now
+        return await self._write(
+            lambda replay: sql.transact(lease, entry, lend(call), now, replay=replay),
+            heavy=True,
+            wakes=False,
+        )
+
     async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
         await self._write(
             lambda _: sql.save_progress(lease, progress, now), atomic=True, wakes=False
@@ -405,6 +417,13 @@ class SQLiteStore(Store):
 
     async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
         return await self._read(lambda: sql.count_steps(run_ids))
+
+    async def count_runs(self) -> list[tuple[str, str, int]]:
+        rows = await self._read(lambda: sql.one("count_runs", {}))
+        return [(job, status, count) for job, status, count in rows]
+
+    async def oldest_due(self, jobs: Sequence[str], now: int) -> dict[str, int]:
+        return await self._read(lambda: sql.oldest_due(jobs, now))
 
     async def runs(self, filter: RunFilter) -> list[RunRow]:
         text, params = sql.select_runs(DIALECT, filter)

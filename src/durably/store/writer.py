@@ -426,8 +426,12 @@ class Writer:
             transaction = operation.make(operation.tries > 0)
             request = next(transaction)
             while True:
-                name, params = request
-                request = transaction.send(execute(statements.get(name, name), params).fetchall())
+                what, params = request
+                if isinstance(what, str):
+                    answer = execute(statements.get(what, what), params).fetchall()
+                else:
+                    answer = what(self._connection)
+                request = transaction.send(answer)
         except StopIteration as stop:
             if guarded:
                 execute("release one")

@@ -217,7 +217,8 @@ class Flusher:
                 await _lock(session, batch)
             results: list[Result] = []
             for kind, writes in kinds.items():
-                results += await _KINDS.get(kind, _settle)(session, writes)
+                together = _KINDS.get(kind, _settle)
+                results += await together(session, writes)
         return results
 
     async def _one_by_one(self, session: Session, batch: list[Write[Any]]) -> list[Result]:
@@ -252,8 +253,10 @@ async def _enqueue(session: Session, writes: list[Enqueue]) -> list[Result]:
     for write in writes:
         found: list[Enqueued] = []
         for run in write.runs:  # what is not new has a known key
-            one = new.get(run.id)
-            found.append(one or await session.run(sql.enqueue_one(run, write.now)))
+            if run.id in new:
+                found.append(new[run.id])
+            else:
+                found.append(await session.run(sql.enqueue_one(run, write.now)))
         results.append(Result(write, found, None))
     return results
 

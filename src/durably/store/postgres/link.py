@@ -13,7 +13,7 @@ from ...errors import ClosedError
 from .. import sql
 from .driver import PROTOCOL_VIOLATION, DriverError, ServerError, connect, state_of
 from .statements import Compiled, Statements
-from .trouble import LostConnection
+from .trouble import LostConnectionError
 
 logger = logging.getLogger("durably")
 
@@ -104,6 +104,7 @@ class Session:
         try:
             name, params = next(transaction)
             while True:
+                assert isinstance(name, str)  # users' functions are not lent this connection
                 name, params = transaction.send(await self.fetch(name, params))
         except StopIteration as stop:
             return cast("T", stop.value)
@@ -126,7 +127,7 @@ class Link:
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[Session, None]:
-        """The connection. After an error that broke it, ``LostConnection`` is raised."""
+        """The connection. After an error that broke it, ``LostConnectionError`` is raised."""
         async with self._turn:
             if self._closed:
                 raise ClosedError("the database is closed")
@@ -151,7 +152,7 @@ class Link:
         elif state_of(error) == "25006" or state_of(error)[:2] in ("57", "08"):
             self._drop()  # perhaps another server is the right one now
         if lost and not isinstance(error, OSError):
-            raise LostConnection(f"the connection was lost: {error}") from error
+            raise LostConnectionError(f"the connection was lost: {error}") from error
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

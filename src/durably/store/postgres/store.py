@@ -6,10 +6,11 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ...errors import (
     ClosedError,
+    ConfigurationError,
     ForkedError,
     SchemaError,
     StorageUnavailableError,
@@ -305,6 +306,11 @@ class PostgresStore(Store):
         self._check_open()
         return self._flusher.submit(Record(lease, entry))
 
+    async def transact(
+        self, lease: Lease, entry: Entry, call: Callable[[Any], Any]
+    ) -> tuple[int, Any]:
+        raise ConfigurationError("step.transaction is not there on PostgreSQL yet; use step.run")
+
     async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
         self._check_open()
         await self._flusher.submit(SaveProgress(lease, progress, now))
@@ -347,6 +353,13 @@ class PostgresStore(Store):
 
     async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
         return await self._read(lambda: sql.count_steps(run_ids))
+
+    async def count_runs(self) -> list[tuple[str, str, int]]:
+        rows = await self._read(lambda: sql.one("count_runs", {}))
+        return [(job, status, count) for job, status, count in rows]
+
+    async def oldest_due(self, jobs: Sequence[str], now: int) -> dict[str, int]:
+        return await self._read(lambda: sql.oldest_due(jobs, now))
 
     async def runs(self, filter: RunFilter) -> list[RunRow]:
         text, params = sql.select_runs(self.dialect, filter)

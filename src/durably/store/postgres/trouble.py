@@ -33,7 +33,7 @@ _STATES = frozenset(
 _CONFLICTS = frozenset({"40001", "40P01"})
 
 
-class LostConnection(OSError):
+class LostConnectionError(OSError):
     """The connection broke; what it was doing may have been done or not."""
 
 

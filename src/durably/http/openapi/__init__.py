@@ -1,0 +1,256 @@
+"""The OpenAPI 3.1 description, made from the table that routes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ..routes import MAX_NUMBER, MAX_TEXT, ROUTES, Answer, Parameter, Route
+from ..wire import CURRENT, JOB_NAME, LABEL, RUN_ID, JobInfo, Vocabulary
+from .shapes import NAME, REFERENCE, Schema, schemas
+
+_ABOUT = """\
+Runs of durable jobs: trigger them, list them, watch them.
+
+Times are ISO 8601 in UTC with milliseconds, durations are milliseconds. Integers that a JavaScript number \
+cannot hold, beyond ±(2^53 - 1), are told as strings of their digits.
+
+A refusal is a JSON object with `error`, a message for a person, and `code`, a stable word. Requests that \
+change something need `content-type: application/json` or the header `X-Durably`, which no form of another \
+site can send.
+
+A stream is `text/event-stream` without `event:` lines. Each `data:` is one line of JSON: an `Event` on \
+`/subscribe`, a `ListEvent` on `/runs/subscribe`. The `id:` of an event is its number among what is kept."""
+
+REFUSALS: Mapping[int, tuple[str, Sequence[str]]] = {
+    400: (
+        "The request makes no sense.",
+        ("invalid_request", "invalid_input", "malformed_json", "too_complex", "incomplete"),
+    ),
+    401: ("Nobody is known to ask.", ("unauthenticated",)),
+    403: ("Whoever asks may not.", ("not_allowed", "not_local", "cross_origin")),
+    404: ("There is no such run, or job.", ("run_not_found", "job_not_found", "not_found")),
+    405: ("The path has no such method.", ("wrong_method",)),
+    409: ("The run's status does not allow it.", ("conflict",)),
+    413: ("The body is too large.", ("too_large",)),
+    414: ("The query is too long.", ("query_too_long",)),
+    415: ("The body is not said to be JSON.", ("not_json",)),
+    500: ("Something went wrong; the server's log knows what.", ("internal",)),
+    503: (
+        "Not at the moment.",
+        ("unavailable", "not_started", "stopping", "too_many_streams"),
+    ),
+}
+"""What each status means, and the codes that come with it. ``authenticate`` may add its own."""
+
+
+_ANSWERS: Mapping[Answer, Schema] = {
+    "triggered": {"$ref": REFERENCE + "Triggered"},
+    "run": {"$ref": REFERENCE + "Run"},
+    "runs": {"type": "array", "items": {"$ref": REFERENCE + "Run"}},
+    "steps": {"type": "array", "items": {"$ref": REFERENCE + "Step"}},
+    "logs": {"type": "array", "items": {"$ref": REFERENCE + "LogEntry"}},
+    "done": {"$ref": REFERENCE + "Done"},
+    "retriggered": {"$ref": REFERENCE + "Retriggered"},
+    "jobs": {"type": "array", "items": {"$ref": REFERENCE + "Job"}},
+    "health": {"$ref": REFERENCE + "Health"},
+    "stream": {"type": "string", "description": "Events, as they happen."},
+    "text": {"type": "string"},
+    "any": {"type": "object"},
+}
+_MEDIA: Mapping[Answer, str] = {"stream": "text/event-stream", "text": "text/plain"}
+_NAME: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "pattern": NAME}
+_NEXT_CURSOR = {
+    "description": "Where the next page begins; absent on the last one.",
+    "schema": {"type": "string"},
+}
+_RETRY_AFTER = {"description": "Seconds after which to ask again.", "schema": {"type": "integer"}}
+_SECURITY: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": "session"},
+}
+
+
+def describe(jobs: Sequence[JobInfo] = (), vocabulary: Vocabulary = CURRENT) -> Schema:
+    """The whole document. With ``jobs``, ``/trigger`` is described for each of them."""
+    found = schemas(vocabulary)
+    if jobs:
+        found |= _triggers(jobs, found["TriggerRequest"])
+    paths: dict[str, Schema] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Durably", "version": "1", "description": _ABOUT},
+        "servers": [{"url": ".", "description": "Where this document was found."}],
+        "security": [{}, {"bearer": []}, {"cookie": []}],
+        "paths": paths,
+        "components": {
+            "schemas": found,
+            "responses": {str(status): _refusal(status) for status in REFUSALS},
+            "securitySchemes": _SECURITY,
+        },
+    }
+
+
+# -- routes
+
+
+def _operation(route: Route) -> Schema:
+    told: Schema = {
+        "operationId": route.operation,
+        "summary": route.summary,
+        "parameters": [*_query(route), *_headers(route)],
+        "responses": {"200": _answer(route)}
+        | {str(status): {"$ref": f"#/components/responses/{status}"} for status in route.refusals},
+    }
+    if route.answer == "health":
+        told["responses"]["503"] = _answer(route)
+    if route.open:
+        told["security"] = []
+    if route.body:
+        content = {"application/json": {"schema": {"$ref": REFERENCE + "TriggerRequest"}}}
+        told["requestBody"] = {"required": True, "content": content}
+    return told
+
+
+def _answer(route: Route) -> Schema:
+    media = _MEDIA.get(route.answer, "application/json")
+    told: Schema = {
+        "description": route.summary,
+        "content": {media: {"schema": _ANSWERS[route.answer]}},
+    }
+    if route.answer == "runs":
+        told["headers"] = {"Durably-Next-Cursor": _NEXT_CURSOR}
+    if route.answer in ("triggered", "retriggered"):
+        told["links"] = {
+            other.operation: {
+                "operationId": other.operation,
+                "parameters": {RUN_ID: f"$response.body#/{RUN_ID}"},
+            }
+            for other in ROUTES
+            if any(parameter.name == RUN_ID for parameter in other.parameters)
+        }
+    return told
+
+
+def _refusal(status: int) -> Schema:
+    description, codes = REFUSALS[status]
+    told: Schema = {
+        "description": f"{description} `code` is one of {', '.join(codes)}.",
+        "content": {"application/json": {"schema": {"$ref": REFERENCE + "Refusal"}}},
+    }
+    if status == 503:
+        told["headers"] = {"Retry-After": _RETRY_AFTER}
+    return told
+
+
+def _query(route: Route) -> list[Schema]:
+    told = [_parameter(parameter) for parameter in route.parameters]
+    if route.labels:
+        told.append(
+            {
+                "name": "labels",
+                "in": "query",
+                "description": f"Runs that have all these labels: `{LABEL}<name>=<value>`.",
+                "style": "form",
+                "explode": True,
+                "schema": {
+                    "type": "object",
+                    "propertyNames": {"pattern": f"^{re.escape(LABEL)}"},
+                    "additionalProperties": _NAME,
+                },
+            }
+        )
+    return told
+
+
+def _parameter(parameter: Parameter) -> Schema:
+    schema: Schema = {**_NAME}
+    if parameter.kind == "number":
+        schema = {"type": "integer", "minimum": parameter.least, "maximum": parameter.most}
+    if parameter.words:
+        schema = {"enum": [*parameter.words]}
+    if parameter.default is not None:
+        schema["default"] = parameter.default
+    if parameter.repeats:
+        schema = {"type": "array", "items": schema}
+    told: Schema = {"name": parameter.name, "in": "query", "description": parameter.description}
+    return {**told, "required": parameter.required, "schema": schema}
+
+
+def _headers(route: Route) -> list[Schema]:
+    if route.answer == "stream":
+        number = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
+        about = "The id of the last event that was received; what comes after it is told."
+        return [{"name": "Last-Event-ID", "in": "header", "description": about, "schema": number}]
+    if route.body:
+        about = "`return=representation` asks for the run itself."
+        return [
+            {"name": "Prefer", "in": "header", "description": about, "schema": {"type": "string"}}
+        ]
+    if route.is_unsafe:
+        about = "Anything, such as 1; pages of the same origin may leave it out."
+        header = {"name": "X-Durably", "in": "header", "required": True, "description": about}
+        return [{**header, "schema": {"type": "string"}}]
+    return []
+
+
+# -- /trigger, for each job
+
+
+def _triggers(jobs: Sequence[JobInfo], any_job: Schema) -> dict[str, Schema]:
+    """The body of ``/trigger`` as one of the jobs' bodies, and these."""
+    found: dict[str, Schema] = {}
+    mapping: dict[str, str] = {}
+    for job in jobs:
+        name = _component(job.name, found)
+        mapping[job.name] = REFERENCE + name
+        definitions, input = _hoisted(name, job.input_schema)
+        properties = {**any_job["properties"], JOB_NAME: {"const": job.name}, "input": input}
+        required = [JOB_NAME, "input"] if _must_be_given(input) else [JOB_NAME]
+        found |= {name: {**any_job, "properties": properties, "required": required}, **definitions}
+    union = {
+        "oneOf": [{"$ref": reference} for reference in mapping.values()],
+        "discriminator": {"propertyName": JOB_NAME, "mapping": mapping},
+    }
+    return {**found, "TriggerRequest": union}
+
+
+def _component(job: str, taken: Mapping[str, Schema]) -> str:
+    name = base = "Trigger." + re.sub(r"[^A-Za-z0-9_-]", "_", job)
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{base}.{number}"
+    return name
+
+
+def _must_be_given(input: Schema) -> bool:
+    """Whether ``{}``, which stands for a missing input, does not do."""
+    if input.get("type") == "object":
+        return bool(input.get("required"))
+    return bool(input) and input.get("type") != "null"
+
+
+def _hoisted(prefix: str, schema: Schema) -> tuple[dict[str, Schema], Schema]:
+    """A job's schema with its definitions moved to the document's components."""
+    own = {key: value for key, value in schema.items() if key != "$defs"}
+    definitions = {
+        f"{prefix}.{name}": _moved(prefix, definition)
+        for name, definition in schema.get("$defs", {}).items()
+    }
+    return definitions, _moved(prefix, own)
+
+
+def _moved(prefix: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_moved(prefix, item) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    moved = {key: _moved(prefix, item) for key, item in cast("Schema", value).items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str):
+        moved["$ref"] = reference.replace("#/$defs/", f"{REFERENCE}{prefix}.")
+    return moved

@@ -1,0 +1,246 @@
+"""Requests: tried again where that is harmless, refused in words that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from durably.client import (
+    DurablyClient,
+    RequestRefusedError,
+    ServerError,
+    ServerUnavailableError,
+)
+from durably.client.connection import LONGEST_PAUSE, LONGEST_WISH, Backoff
+from durably.errors import ConfigurationError, DurablyError
+from durably.runtime import Runtime
+
+from .places import Canned, answer, free_port
+
+JOBS = answer("200 OK", "[]")
+
+
+class NoTime(Runtime):
+    """Sleeps are written down instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slept: list[float] = []
+
+    async def sleep(self, delay: float) -> None:
+        self.slept.append(delay)
+
+
+@asynccontextmanager
+async def against(*answers: bytes, **options: Any) -> AsyncIterator[tuple[DurablyClient, Canned]]:
+    canned = Canned(*answers)
+    async with canned.open() as url, DurablyClient(url, **options) as client:
+        yield client, canned
+
+
+async def test_pauses_double_are_random_and_end_somewhere() -> None:
+    runtime = NoTime()
+    for _ in range(200):
+        backoff = Backoff(runtime)
+        for _ in range(12):
+            await backoff.pause()
+    by_try = [runtime.slept[n::12] for n in range(12)]
+    for n, slept in enumerate(by_try):
+        bound = min(LONGEST_PAUSE, 0.5 * 2**n)
+        assert 0 <= min(slept) < bound / 4
+        assert bound * 3 / 4 < max(slept) <= bound
+
+
+async def test_a_server_may_wish_for_a_pause() -> None:
+    runtime = NoTime()
+    backoff = Backoff(runtime)
+    await backoff.pause(wish=5.0)
+    await backoff.pause(wish=1e9)
+    assert 5.0 <= runtime.slept[0] <= 5.5
+    assert LONGEST_WISH <= runtime.slept[1] <= LONGEST_WISH + 1
+    backoff = Backoff(runtime)
+    backoff.heed(86_400_000)  # "no more to come"
+    await backoff.pause()
+    assert runtime.slept[-1] <= 0.5
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Service Unavailable", "504 Timeout"])
+async def test_a_server_that_is_away_for_a_moment(status: str) -> None:
+    away = answer(status, "<html>", kind="text/html")
+    async with against(away, away, JOBS) as (client, canned):
+        assert await client.get_jobs() == []
+        assert len(canned.requests) == 3
+    async with against(away) as (client, canned):
+        with pytest.raises(ServerUnavailableError, match=status[:3]) as found:
+            await client.get_jobs()
+        assert found.value.status == int(status[:3])
+        assert len(canned.requests) == 4
+        with pytest.raises(ServerUnavailableError):
+            await client.trigger("work")
+        assert len(canned.requests) == 5, "it may have been triggered: not sent again"
+
+
+async def test_too_many_requests_were_not_done() -> None:
+    busy = answer("429 Too Many", '{"error": "slowly", "code": "busy"}', "retry-after: 0")
+    done = answer("200 OK", '{"runId": "r", "disposition": "created"}')
+    async with against(busy, done, answer("404 Not Found", "{}"), retries=1) as (client, canned):
+        with pytest.raises(RequestRefusedError):
+            await client.trigger("work")
+        assert [request.split()[0] for request in canned.requests] == [b"POST", b"POST", b"GET"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "says"),
+    [
+        (answer("401 No", '{"error": "say who you are", "code": "unauthenticated"}'),
+         RequestRefusedError, "say who you are; pass headers= or auth="),
+        (answer("403 No", '{"error": "not allowed", "code": "not_allowed"}'),
+         RequestRefusedError, "was refused (403): not allowed"),
+        (answer("404 Not Found", "<html>", kind="text/html"),
+         RequestRefusedError, "was refused (404): Not Found; the URL must be that of the API"),
+        (answer("308 Moved", "", "location: /elsewhere"),
+         RequestRefusedError, "pass the URL that it leads to"),
+        (answer("500 Oh", '{"error": "something went wrong", "code": "internal"}'),
+         ServerError, "the server failed (500 something went wrong)"),
+        (answer("200 OK", "<html>", kind="text/html"),
+         ServerError, "was answered with text/html, as no Durably server does; the URL must be"),
+        (answer("200 OK", '{"some": "thing"}'), ServerError, "as no Durably server does"),
+        (answer("200 OK", "[7]"), ServerError, "as no Durably server does"),
+        (answer("200 OK", "[" * 100_000), ServerError, "as no Durably server does"),
+        (answer("400 No", '["odd"]'), RequestRefusedError, "was refused (400): No"),
+        (answer("400 No", json.dumps({"error": "x" * 10_000})), RequestRefusedError, "xxx"),
+        (answer("400 No", '{"error": "bad limit", "code": "invalid_request"}'),
+         ConfigurationError, "bad limit"),
+    ],
+)  # fmt: skip
+async def test_what_a_server_may_say(reply: bytes, error: type[DurablyError], says: str) -> None:
+    async with against(reply) as (client, canned):
+        with pytest.raises(error) as found:
+            await client.get_jobs()
+        assert type(found.value) is error
+        assert says in str(found.value)
+        assert len(str(found.value)) < 1_000
+        assert len(canned.requests) == 1
+
+
+async def test_a_stream_that_is_none() -> None:
+    for reply, says in (
+        (JOBS, "was answered with application/json"),
+        (answer("200 OK", "data: 7\n\n", kind="text/event-stream"), "not as this version"),
+        (answer("200 OK", "data: {\n\n", kind="text/event-stream"), "not as this version"),
+        (answer("200 OK", 'data: {"type": "run:start"}\n\n', kind="text/event-stream"), "not as"),
+    ):
+        async with against(reply) as (client, _):
+            with pytest.raises(ServerError, match=says):
+                await anext(client.subscribe("r"))
+    async with against(answer("401 No", '{"error": "who?"}')) as (client, _):
+        with pytest.raises(RequestRefusedError, match=r"who\?"):
+            await anext(client.subscribe_runs())
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_events_of_a_later_version_are_passed_over() -> None:
+    common = '"runId": "r", "jobName": "j", "labels": {}, "timestamp": "2026-01-01T00:00:00.000Z"'
+    later = f'id: 1\ndata: {{"type": "run:later", {common}, "sequence": 1}}\n\n'
+    end = f'id: 2\ndata: {{"type": "run:cancel", {common}, "sequence": 2, "more": [7]}}\n\n'
+    async with against(answer("200 OK", later + end, kind="text/event-stream")) as (client, _):
+        assert [event.type async for event in client.subscribe("r")] == ["run:cancel"]
+
+
+async def test_what_is_sent() -> None:
+    options: Any = {"headers": {"Authorization": "Bearer secret", "x-mine": "1"}}
+    stream = answer("200 OK", "data: 7\n\n", kind="text/event-stream")
+    async with against(JOBS, answer("404 No", "{}"), stream, **options) as (client, canned):
+        await client.get_jobs()
+        with pytest.raises(RequestRefusedError):
+            await client.delete_run("a b&c")
+        with pytest.raises(ServerError):
+            await anext(client.subscribe("r", after=7))
+    get, delete, subscribe = (request.decode().lower() for request in canned.requests)
+    assert "authorization: bearer secret\r\n" in get
+    assert "x-mine: 1\r\n" in get
+    assert "user-agent: durably/" in get
+    assert "x-durably" not in get
+    assert delete.startswith("delete /api/durably/run?runid=a+b%26c http")
+    assert "content-type: application/json\r\n" in delete
+    assert "x-durably: 1\r\n" in delete
+    assert "last-event-id: 7\r\n" in subscribe
+    assert "accept: text/event-stream\r\n" in subscribe
+
+
+async def test_secrets_are_not_shown() -> None:
+    url = f"http://me:hunter2@127.0.0.1:{free_port()}/api/durably?"
+    with pytest.raises(ConfigurationError) as odd:
+        DurablyClient(url.replace("?", "?token=hunter2"))
+    assert "hunter2" not in str(odd.value)
+    async with DurablyClient(url[:-1], retries=0) as client:
+        assert "hunter2" not in repr(client)
+        with pytest.raises(ServerUnavailableError) as away:
+            await client.get_run("r")
+        assert "hunter2" not in str(away.value) + away.value.url
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"url": "127.0.0.1:8000"}, "is no URL"),
+        ({"url": "ftp://here"}, "is no URL of a server"),
+        ({"url": "http://"}, "is no URL of a server"),
+        ({"url": "http://here:port"}, "is no URL"),
+        ({"url": "http://here/?a=b"}, "no query"),
+        ({"timeout": 0}, "timeout must be more than 0"),
+        ({"timeout": "soon"}, "timeout must be seconds"),
+        ({"headers": {"x": "\u2028"}}, "headers= holds what no header can"),
+        ({"headers": {"x": 7}}, "headers= holds what no header can"),
+    ],
+)
+def test_options_that_cannot_work(options: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        DurablyClient(**{"url": "http://127.0.0.1:8000/api/durably", **options})
+
+
+async def test_a_header_that_cannot_be_sent() -> None:
+    async with against(JOBS, headers={"x-mine": "two\r\nlines"}) as (client, canned):
+        with pytest.raises(ConfigurationError):
+            await client.get_jobs()
+        assert canned.requests == []
+
+
+async def test_a_transport_of_your_own() -> None:
+    """An application in this process, without a socket."""
+    asked: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        head = {"type": "http.response.start", "status": 200, "headers": []}
+        await send({**head, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b"[]"})
+
+    transport = httpx2.ASGITransport(app)
+    async with DurablyClient("http://app/api", transport=transport) as client:
+        assert await client.get_jobs() == []
+    assert asked == ["/api/jobs"]
+
+
+async def test_cancelling_a_call_cancels_it() -> None:
+    async def never(reader: Any, writer: Any) -> None:
+        await asyncio.Event().wait()
+
+    from .places import serving
+
+    async with (
+        serving(never) as port,
+        DurablyClient(f"http://127.0.0.1:{port}/api/durably", timeout=0.2, retries=0) as client,
+    ):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.get_jobs()
+        with pytest.raises(ServerUnavailableError, match="ReadTimeout"):
+            await client.get_jobs()

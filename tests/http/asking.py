@@ -1,0 +1,93 @@
+"""Asking a handler, without a server between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from durably.http import Handler, Request
+
+JSON = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body; it says that it is JSON."""
+        assert self.headers["content-type"] == "application/json"
+        return json.loads(self.body)
+
+    @property
+    def refusal(self) -> tuple[int, str]:
+        """Status and code."""
+        assert self.json.keys() >= {"error", "code"}
+        return self.status, self.json["code"]
+
+
+class Asker:
+    """Asks a handler as one client does: with its headers, from its address."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        headers: Mapping[str, str] | None = None,
+        client: str | None = "127.0.0.1",
+    ) -> None:
+        self.handler = handler
+        self.headers = {"host": "localhost:8000", **(headers or {})}
+        self.client = client
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        query: Iterable[tuple[str, str]] = (),
+        body: bytes | AsyncIterator[bytes] = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Any request."""
+        response = await self.handler.handle(
+            Request(
+                method,
+                path,
+                list(query),
+                {**self.headers, **(headers or {})},
+                body,
+                self.client,
+            )
+        )
+        if isinstance(response.body, bytes):
+            told = response.body
+        else:
+            told = b"".join([chunk async for chunk in response.body])
+        return Answer(response.status, dict(response.headers), told)
+
+    async def get(self, path: str, *pairs: tuple[str, str], **query: object) -> Answer:
+        """A GET."""
+        return await self.ask("GET", path, [*pairs, *((k, str(v)) for k, v in query.items())])
+
+    async def post(self, path: str, **query: str) -> Answer:
+        """A POST without a body."""
+        return await self.ask("POST", path, query.items(), headers={"x-durably": "1"})
+
+    async def delete(self, path: str, **query: str) -> Answer:
+        """A DELETE."""
+        return await self.ask("DELETE", path, query.items(), headers={"x-durably": "1"})
+
+    async def trigger(self, job: str, input: Any = None, **more: Any) -> Answer:
+        """POST /trigger."""
+        body = {"jobName": job, **({} if input is None else {"input": input}), **more}
+        return await self.send(json.dumps(body).encode())
+
+    async def send(self, body: bytes | AsyncIterator[bytes], **headers: str) -> Answer:
+        """POST /trigger, with any body."""
+        return await self.ask("POST", "/trigger", (), body, {**JSON, **headers})
