@@ -16,6 +16,7 @@ import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ import asyncpg
 
 VARIABLE = "DURABLY_TEST_DATABASE_URL"
 _PATIENCE = 60.0  # seconds for a start or a stop
-_FOR_TESTS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_FOR_TESTS = {"fsync": "off", "full_page_writes": "off"}  # survives a crash of its own, not of the machine
 _WATCH = """
 import os, shutil, signal, sys, time
 pid, folder = int(sys.argv[1]), sys.argv[2]
@@ -287,6 +288,27 @@ async def database():
         yield url
     finally:
         await drop_database(url)
+
+
+async def as_sqlite(url: str) -> sqlite3.Connection:
+    """A copy of the two tables, for what reads them from a SQLite file."""
+    source, copy = await asyncpg.connect(url), sqlite3.connect(":memory:")
+    try:
+        for table in ("durably_runs", "durably_journal"):
+            rows = await source.fetch(f"select * from {table}")
+            columns = [
+                row[0]
+                for row in await source.fetch(
+                    "select column_name from information_schema.columns"
+                    " where table_name = $1 order by ordinal_position", table,
+                )
+            ]  # fmt: skip
+            copy.execute(f"create table {table} ({', '.join(columns)})")
+            marks = ", ".join("?" * len(columns))
+            copy.executemany(f"insert into {table} values ({marks})", map(tuple, rows))
+    finally:
+        await source.close()
+    return copy
 
 
 async def terminate_backends(url: str, but: str = "") -> int:

@@ -1,4 +1,4 @@
-"""T4, the SQLite half: a zombie's write against another's claim, on two real connections."""
+"""T4: a zombie's write against another's claim, by two stores on one database."""
 
 import asyncio
 import random
@@ -10,6 +10,8 @@ from durably.runtime import Runtime
 from durably.state import COMPLETE, FAIL, RELEASE
 from durably.store.base import Entry, NewRun, Settlement
 from durably.store.sqlite import SQLiteStore
+from tests import postgres
+from tests.conftest import ManualPostgresStore
 from tests.oracle import check_journal
 from tests.tier import by_tier
 
@@ -38,13 +40,31 @@ async def _write(store, lease, kind, now):
         await store.settle(lease, moves[kind], settlement)
 
 
-@pytest.mark.parametrize("kind", ["record", "progress", "renew", "complete", "fail", "release"])
-async def test_either_the_write_or_the_claim_comes_first(tmp_path, kind):
-    rng = random.Random(kind)
-    old, new = (SQLiteStore(tmp_path / "a.db", Worker()) for _ in range(2))
-    for store in (old, new):
+@pytest.fixture(params=["sqlite", "postgres"])
+async def stores(request, tmp_path):
+    """Two stores on one database, as of two processes; and what tells of violations."""
+    if request.param == "sqlite":
+        pair = [SQLiteStore(tmp_path / "a.db", Worker()) for _ in range(2)]
+    else:
+        url = await postgres.create_database()
+        pair = [ManualPostgresStore(url, Worker()) for _ in range(2)]
+    for store in pair:
         await store.open()
         await store.migrate()
+    yield pair
+    if request.param == "sqlite":
+        assert check_journal(pair[0]._connection, fifo=False) == []
+    else:
+        assert check_journal(await postgres.as_sqlite(url), fifo=False) == []
+    for store in pair:
+        await store.close()
+    if request.param == "postgres":
+        await postgres.drop_database(url)
+
+
+@pytest.mark.parametrize("kind", ["record", "progress", "renew", "complete", "fail", "release"])
+async def test_either_the_write_or_the_claim_comes_first(stores, kind):
+    rng, (old, new) = random.Random(kind), stores
     won = {"write": 0, "claim": 0}
     for i in range(ROUNDS):
         run = NewRun(f"{i:036d}", f"job{i}", "1", "{}", None, None)
@@ -71,7 +91,4 @@ async def test_either_the_write_or_the_claim_comes_first(tmp_path, kind):
             if not taken:
                 raise LeaseLost("not taken")
             await _write(old, held.lease, kind, later)
-    assert check_journal(old._connection, fifo=False) == []
     assert min(won.values()) > 0, won
-    for store in (old, new):
-        await store.close()

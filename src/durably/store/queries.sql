@@ -234,6 +234,16 @@ returning id
 select seq from durably_journal
  where run_id = :run_id and step = :step and type = 'step:complete' and attempt = :attempt
 
+-- recorded_all@postgres
+-- Those of many checkpoints that were written.
+select g.n, j.seq
+  from unnest(cast(:run_id as text[]), cast(:step as text[]), cast(:attempt as bigint[])) with ordinality as g (run_id, step, attempt, n)
+  join durably_journal as j on j.run_id = g.run_id and j.step = g.step and j.type = 'step:complete' and j.attempt = g.attempt
+
+-- runs_of@postgres
+-- Some runs as they are.
+select {run} from durably_runs where id = any(cast(:run_id as text[]))
+
 -- progress
 -- The live state, under the fence; the last value wins.
 update durably_runs set progress = :progress, updated_at = {now}

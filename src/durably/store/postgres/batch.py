@@ -2,9 +2,9 @@
 
 Writes of one kind are one statement, whatever their number; a statement alone needs no transaction
 around it. If a statement is refused, the flush begins anew and takes the writes one by one, each under
-a savepoint, so that only the one at fault fails. That is also how a flush is repeated whose outcome
-is unknown: first lock the runs, which waits for what may be left of the lost connection, then each
-write looks whether it was done.
+a savepoint, so that only the one at fault fails. A flush whose outcome is unknown is repeated: first
+the runs are locked, which waits for what may be left of the lost connection, then what was done is
+looked up, and the rest is written.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ class Settle(Write[tuple[RunRow, int]]):
         self.lease, self.transition, self.settlement = lease, transition, settlement
         self.kind, self.run_id = transition.name, lease.run_id
         self.needs_transaction = settlement.wakes  # it may have a concurrency key to hand on
+
+    def is_done(self, row: RunRow) -> bool:
+        """Whether the row shows that an earlier try was committed."""
+        return row.status == self.transition.target and row.lease_token == self.lease.token
 
     def alone(self) -> sql.Transaction[tuple[RunRow, int]]:
         return sql.settle(self.lease, self.transition, self.settlement, replay=self.tries > 0)
@@ -198,26 +202,29 @@ class Flusher:
 
     async def _flush(self, batch: list[Write[Any]]) -> list[Result]:
         async with self._link.session() as session:
-            if not any(write.tries for write in batch):
-                try:
-                    return await self._together(session, batch)
-                except Exception as error:
-                    if is_passing(error):
-                        raise
+            try:
+                return await self._together(session, batch)
+            except Exception as error:
+                if is_passing(error):
+                    raise
             return await self._one_by_one(session, batch)
 
     async def _together(self, session: Session, batch: list[Write[Any]]) -> list[Result]:
-        kinds: dict[str, list[Any]] = {}
-        for write in batch:
-            kinds.setdefault(write.kind, []).append(write)
+        again = any(write.tries for write in batch)
+        several = len({write.kind for write in batch}) > 1
         async with AsyncExitStack() as stack:
-            if len(kinds) > 1 or any(write.needs_transaction for write in batch):
+            if again or several or any(write.needs_transaction for write in batch):
                 await stack.enter_async_context(session.transaction())
-            if len(kinds) > 1:
+            if again or several:
                 await _lock(session, batch)
-            results: list[Result] = []
+            results = await _already_done(session, batch) if again else []
+            done = {result.write for result in results}
+            kinds: dict[str, list[Any]] = {}
+            for write in batch:
+                if write not in done:
+                    kinds.setdefault(write.kind, []).append(write)
             for kind, writes in kinds.items():
-                together = _KINDS.get(kind, _settle)
+                together: _Together = _KINDS.get(kind, _settle)
                 results += await together(session, writes)
         return results
 
@@ -244,6 +251,27 @@ async def _lock(session: Session, batch: list[Write[Any]]) -> None:
         await session.fetch("lock_all", {"run_id": run_ids})
 
 
+async def _already_done(session: Session, batch: list[Write[Any]]) -> list[Result]:
+    """What an earlier try, whose outcome is unknown, did commit. (New runs are known by their ids.)"""
+    records = [w for w in batch if isinstance(w, Record) and w.entry.type == "step:complete"]
+    settles = [write for write in batch if isinstance(write, Settle)]
+    results: list[Result] = []
+    if records:
+        asked = [(w.lease.run_id, w.entry.step, w.lease.generation) for w in records]
+        params = _columns(("run_id", "step", "attempt"), asked)
+        for n, seq in await session.fetch("recorded_all", params):
+            results.append(Result(records[n - 1], seq, None))
+    if settles:
+        run_ids = [write.lease.run_id for write in settles]
+        found = await session.fetch("runs_of", {"run_id": run_ids})
+        rows = {row[0]: RunRow._make(row) for row in found}
+        for write in settles:
+            row = rows.get(write.lease.run_id)
+            if row and write.is_done(row):
+                results.append(Result(write, (row, 0), None))
+    return results
+
+
 async def _enqueue(session: Session, writes: list[Enqueue]) -> list[Result]:
     runs = [run for write in writes for run in write.runs]
     params = {**_columns(NewRun._fields, runs), "now": writes[-1].now}
@@ -265,7 +293,8 @@ async def _record(session: Session, writes: list[Record]) -> list[Result]:
     if len(writes) == 1:  # one run, step after step: the plain statement is quicker
         (write,) = writes
         try:
-            return [Result(write, await session.run(write.alone()), None)]
+            number = await session.run(sql.record(write.lease, write.entry))
+            return [Result(write, number, None)]
         except LeaseLost as lost:
             return [Result(write, None, lost)]
     params = {
@@ -308,7 +337,8 @@ def _settlement(write: Settle) -> tuple[str | int | None, ...]:
     return run_id, token, delay, new.output, new.error, new.progress
 
 
-_KINDS: dict[str, Callable[[Session, Any], Awaitable[list[Result]]]] = {
+_Together = Callable[[Session, Any], Awaitable[list[Result]]]
+_KINDS: dict[str, _Together] = {
     "enqueue": _enqueue,
     "record": _record,
     "progress": _save_progress,

@@ -14,6 +14,9 @@ ServerError: type[Exception] = _driver.PostgresError
 DriverError: type[Exception] = _driver.InterfaceError
 """What the driver refused to do, as to use a connection that is closed."""
 
+BrokenDriverError: type[Exception] = _driver.InternalClientError
+"""What the driver says when the server's last words met it unprepared."""
+
 connect: Callable[..., Awaitable[Any]] = _driver.connect
 
 UNIQUE_VIOLATION = "23505"

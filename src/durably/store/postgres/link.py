@@ -11,7 +11,14 @@ from typing import Any, TypeVar, cast
 
 from ...errors import ClosedError
 from .. import sql
-from .driver import PROTOCOL_VIOLATION, DriverError, ServerError, connect, state_of
+from .driver import (
+    PROTOCOL_VIOLATION,
+    BrokenDriverError,
+    DriverError,
+    ServerError,
+    connect,
+    state_of,
+)
 from .statements import Compiled, Statements
 from .trouble import LostConnectionError
 
@@ -136,7 +143,7 @@ class Link:
             connection = self._connection
             try:
                 yield Session(connection, self._server)
-            except (ServerError, DriverError, OSError) as error:
+            except (ServerError, DriverError, BrokenDriverError, OSError) as error:
                 self._examine(connection, error)
                 raise
             except BaseException:
@@ -146,7 +153,7 @@ class Link:
                 raise
 
     def _examine(self, connection: Any, error: BaseException) -> None:
-        lost = connection.is_closed()
+        lost = connection.is_closed() or isinstance(error, BrokenDriverError)
         if lost or not isinstance(error, ServerError) or connection.is_in_transaction():
             self._drop()
         elif state_of(error) == "25006" or state_of(error)[:2] in ("57", "08"):

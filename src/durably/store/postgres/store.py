@@ -223,7 +223,8 @@ class PostgresStore(Store):
 
     async def _read(self, make: Callable[[], sql.Transaction[T]], *, for_ever: bool = False) -> T:
         async def attempt(_: bool) -> T:
-            return await self._queries.transact(make())
+            async with self._queries.session() as session:
+                return await session.run(make())
 
         return await self._patiently(attempt, None if for_ever else PATIENCE)
 

@@ -1,0 +1,121 @@
+"""A TCP proxy that does what networks do: cuts, silences, and answers that never arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+
+@dataclass
+class Cut:
+    """Which chunk from a client ends its connection, counted from when it was armed."""
+
+    at: int
+    after: bool
+    """The server gets the chunk and answers, and the client never hears of it."""
+
+
+class Proxy:
+    """Forwards connections to a port, as long as it is let."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._cut: Cut | None = None
+        self._count = 0
+        self.port = 0
+        self.cuts = 0
+        """How many connections it has cut."""
+        self.chunks = 0
+        """How many chunks clients have sent."""
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut_all()
+        for pipe in list(self._pipes):
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+
+    def arm(self, cut: Cut) -> None:
+        """Cut once, when it comes to that."""
+        self._cut, self._count = cut, 0
+
+    def cut_all(self) -> None:
+        """Reset every connection."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def hold(self) -> None:
+        """Swallow nothing, deliver nothing: a cable that was pulled."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """As before."""
+        self._flows.set()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, far_writer}
+        silenced = asyncio.Event()
+        ways = (
+            self._up(reader, far_writer, writer, silenced),
+            self._down(far_reader, writer, silenced),
+        )
+        tasks = [asyncio.create_task(way) for way in ways]
+        self._pipes |= set(tasks)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for end in (writer, far_writer):
+            end.transport.abort()
+            self._writers.discard(end)
+        for task in tasks:
+            task.cancel()
+            self._pipes.discard(task)
+
+    async def _up(self, reader, far_writer, writer, silenced) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(65536):
+                await self._flows.wait()
+                self.chunks += 1
+                if self._is_cut():
+                    if self._after:
+                        silenced.set()
+                        far_writer.write(chunk)
+                        await far_writer.drain()
+                        await asyncio.sleep(0.05)  # it does what it was asked
+                    self.cuts += 1
+                    return
+                far_writer.write(chunk)
+                await far_writer.drain()
+
+    def _is_cut(self) -> bool:
+        if self._cut is None:
+            return False
+        self._count += 1
+        if self._count <= self._cut.at:
+            return False
+        self._after, self._cut = self._cut.after, None
+        return True
+
+    async def _down(self, far_reader, writer, silenced) -> None:
+        with suppress(OSError):
+            while chunk := await far_reader.read(65536):
+                await self._flows.wait()
+                if silenced.is_set():
+                    continue
+                writer.write(chunk)
+                await writer.drain()
