@@ -30,7 +30,10 @@ import asyncpg
 
 VARIABLE = "DURABLY_TEST_DATABASE_URL"
 _PATIENCE = 60.0  # seconds for a start or a stop
-_FOR_TESTS = {"fsync": "off", "full_page_writes": "off"}  # survives a crash of its own, not of the machine
+_FOR_TESTS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+}  # survives a crash of its own, not of the machine
 _WATCH = """
 import os, shutil, signal, sys, time
 pid, folder = int(sys.argv[1]), sys.argv[2]

@@ -86,8 +86,8 @@ class Missing(NamedTuple):
 
     first: int
     last: int
-    until: int
-    """The database's transaction id before which everybody must have ended to say: nobody is."""
+    writers: frozenset[str]
+    """Those at work who may be: once they have ended, one more look tells."""
 
 
 class Cursor(NamedTuple):

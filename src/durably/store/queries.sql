@@ -360,19 +360,22 @@ select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attemp
 
 -- tail@postgres
 -- The same. Positions are given when a line is written, and lines are seen when they are committed, which is
--- not in that order: so what was missing before is looked for again, until all who were at work are done.
-select s.oldest, s.next, j.*
-  from (select cast(cast(pg_snapshot_xmin(pg_current_snapshot()) as text) as bigint) as oldest,
-               cast(cast(pg_snapshot_xmax(pg_current_snapshot()) as text) as bigint) as next) as s
-  left join (
-    select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at,
-           case when j.type <> 'step:complete' then j.data end, r.job, r.labels, null, r.scope
-      from (select f.* from (select * from durably_journal where position > :position order by position limit :limit) as f
-            union all
-            select late.* from unnest(cast(:first as bigint[]), cast(:last as bigint[])) as m (first, last)
-              join durably_journal as late on late.position between m.first and m.last) as j
-      left join durably_runs as r on r.id = j.run_id) as j on true
+-- not in that order: so what was missing before is looked for again.
+select j.position, j.run_id, j.seq, j.at, j.type, j.step, j.step_index, j.attempt, j.started_at,
+       case when j.type <> 'step:complete' then j.data end, r.job, r.labels, null, r.scope
+  from (select f.* from (select * from durably_journal where position > :position order by position limit :limit) as f
+        union all
+        select late.* from unnest(cast(:first as bigint[]), cast(:last as bigint[])) as m (first, last)
+          join durably_journal as late on late.position between m.first and m.last) as j
+  left join durably_runs as r on r.id = j.run_id
  order by j.position
+
+-- writers@postgres
+-- The transactions at work that have written to the journal, or are about to: each locked the table before it
+-- was given a position, and unlocks it when what it did can be seen.
+select virtualtransaction from pg_locks
+ where locktype = 'relation' and mode = 'RowExclusiveLock' and relation = cast('durably_journal' as regclass)
+   and database = (select oid from pg_database where datname = current_database())
 
 -- end_of_tail
 -- The position of the newest line.
@@ -380,9 +383,8 @@ select coalesce(max(position), 0) from durably_journal
 
 -- missing@postgres
 -- The positions that lack a line among the newest ten thousand: somebody may be about to commit them.
-select newest.before + 1, newest.position - 1,
-       cast(cast(pg_snapshot_xmax(pg_current_snapshot()) as text) as bigint)
-  from (select position, lag(position, 1, position - 1) over (order by position) as before
+select newest.before + 1, newest.position - 1
+  from (select position, lag(position, 1, greatest(:end - 10000, 0)) over (order by position) as before
           from durably_journal where position > :end - 10000 and position <= :end) as newest
  where newest.before < newest.position - 1
 
