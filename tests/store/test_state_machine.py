@@ -1,4 +1,7 @@
-"""The store against its model: a dict, a clock, and the table in state.py (T7)."""
+"""Each store against its model: a dict, a clock, and the table in state.py (T7).
+
+Both machines make the same moves by the same rules, so both databases end in the same states.
+"""
 
 import asyncio
 
@@ -11,12 +14,14 @@ from durably.models import Lease
 from durably.state import CANCEL, COMPLETE, FAIL, FINAL, RELEASE, RETRY, WAIT, Status
 from durably.store.base import Entry, NewRun, RunFilter, Settlement
 from durably.store.sqlite import SQLiteStore
-from tests.conftest import ManualRuntime
+from tests import postgres
+from tests.conftest import ManualPostgresStore, ManualRuntime
 from tests.oracle import check_journal
 from tests.tier import by_tier
 
 LEASE = 30_000
 EXAMPLES = by_tier(quick=60, ci=500, soak=5000)
+ON_POSTGRES = by_tier(quick=8, ci=60, soak=5000)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -27,17 +32,24 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.runtime = ManualRuntime(threads=False)
-        self.store = SQLiteStore(":memory:", self.runtime)
-        self.do(self.store.open())
-        self.do(self.store.migrate())
+        self.store = self.do(self._open())
         self.model, self.count = {}, 0
+
+    async def _open(self):
+        store = SQLiteStore(":memory:", self.runtime)
+        await store.open()
+        await store.migrate()
+        return store
+
+    async def _close(self):
+        assert check_journal(self.store._connection) == []
+        await self.store.close()
 
     def do(self, awaitable):
         return self.loop.run_until_complete(awaitable)
 
     def teardown(self):
-        assert check_journal(self.store._connection) == []
-        self.do(self.store.close())
+        self.do(self._close())
         self.loop.close()
 
     async def _claim(self, limit):
@@ -45,6 +57,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def _record(self, lease, entry):
         return await self.store.record(lease, entry)
+
+    def _forget(self):
+        self.store._writer._waiting.clear()
 
     @property
     def now(self):
@@ -162,7 +177,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def restart(self):
         """What another process would read: nothing lives outside the database."""
-        self.store._writer._waiting.clear()
+        self._forget()
 
     @invariant()
     def the_rows_agree(self):
@@ -191,5 +206,31 @@ class StoreMachine(RuleBasedStateMachine):
             assert ahead, f"{parked.id} waits for a key that nobody will hand on"
 
 
+class PostgresMachine(StoreMachine):
+    url = None
+
+    async def _open(self):
+        if PostgresMachine.url is None:
+            PostgresMachine.url = await postgres.create_database()
+        store = ManualPostgresStore(self.url, self.runtime)
+        await store.open()
+        await store.migrate()
+        await postgres.execute(self.url, "truncate durably_runs, durably_journal")
+        return store
+
+    async def _close(self):
+        assert check_journal(await postgres.as_sqlite(self.url)) == []
+        await self.store.close()
+
+    def _forget(self):
+        self.do(self.store.close())
+        self.do(self.store.open())
+
+
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None)
+
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(
+    max_examples=ON_POSTGRES, stateful_step_count=40, deadline=None
+)

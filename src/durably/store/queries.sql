@@ -62,7 +62,7 @@ with look as (
   update durably_runs as r
      set status = 'running', lease_owner = :owner, lease_token = :token, generation = r.generation + 1, recoveries = 0,
          due_at = {now} + :lease, started_at = coalesce(r.started_at, {now}), updated_at = {now}
-    from due where r.id = due.id and due.status <> 'running' and due.concurrency_key is null
+   where r.id = any(array(select id from due where status <> 'running' and concurrency_key is null))
   returning {r.run}
 ), line as (
   insert into durably_journal (run_id, seq, at, type, attempt, started_at)
