@@ -16,8 +16,7 @@ def newest_version(statements: Statements) -> int:
 
 async def installed_version(session: Session, statements: Statements) -> int:
     """The number of the last migration made; 0 for none. Refuses what a newer version made."""
-    exists = await session.fetch("select to_regclass('durably_version')", {})
-    if exists[0][0] is None:
+    if not await session.fetch(_EXISTS, {}):
         return 0
     rows = await session.fetch("select coalesce(max(version), 0) from durably_version", {})
     version, newest = int(rows[0][0]), newest_version(statements)
@@ -45,6 +44,9 @@ def migration_sql(schema: str = "") -> str:
     scripts = "\n\n".join(_scripts(Statements(schema, DIALECT), after=0))
     return f"begin;\n{scripts}\ncommit;\n"
 
+
+# Reading a table makes the server hear what others have created meanwhile; to_regclass alone does not.
+_EXISTS = "select 1 from pg_class where oid = to_regclass('durably_version')"
 
 # A lock of the transaction, which a pooler cannot lose. Indexes on large tables take their time.
 _PREPARE = """
