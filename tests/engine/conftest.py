@@ -1,13 +1,24 @@
-"""A started instance on a real file, with short times."""
+"""A started instance on a real file and on a real server, with short times."""
 
 import pytest
 
 from durably import Durably
+from tests import postgres
+
+
+@pytest.fixture(params=["file", "postgres"])
+async def database(request, tmp_path):
+    """Where the instances of a test keep their runs."""
+    if request.param == "file":
+        yield tmp_path / "app.db"
+        return
+    async with postgres.database() as url:
+        yield url
 
 
 @pytest.fixture
-async def make(tmp_path):
-    """Makes instances on one file; all are stopped at the end."""
+async def make(database):
+    """Makes instances on one database; all are stopped at the end."""
     made = []
 
     async def make(*jobs, start=True, **options):
@@ -17,7 +28,7 @@ async def make(tmp_path):
             "stale_threshold": 1.0,
             **options,
         }
-        durably = Durably(tmp_path / "app.db", jobs=jobs, **settings)
+        durably = Durably(database, jobs=jobs, **settings)
         made.append(durably)
         if start:
             await durably.init()

@@ -8,6 +8,12 @@ from durably import Retry, Step, SyncStep, job
 from durably.errors import ConfigurationError, RunFailedError, StepValueError
 
 
+@pytest.fixture
+def database(tmp_path):
+    """A file: that is where it is, so far."""
+    return tmp_path / "app.db"
+
+
 def table(durably):
     with sqlite3.connect(durably.database) as database:
         database.execute("create table sums (n integer primary key, total integer)")
