@@ -1,0 +1,221 @@
+/** One run, followed: what is known of it, from its own stream or from the lists'. */
+
+import type { Api } from "./api.js";
+import { type DurablyError, isAbort } from "./errors.js";
+import type { ListFeed } from "./list-feed.js";
+import {
+  isFinal,
+  isFinalEvent,
+  type ListEvent,
+  type LogEntry,
+  type Run,
+  type RunEvent,
+} from "./protocol.js";
+import { reduce } from "./reduce.js";
+import { Source } from "./source.js";
+import { patiently, Stream } from "./stream.js";
+
+/** What is known of a run. */
+export interface RunState {
+  /** As much of the run as was told yet. */
+  run: Partial<Run>;
+  /** Its newest log lines, oldest first. */
+  logs: readonly LogEntry[];
+  /** Why nothing can be known of it, such as that there is no such run. */
+  problem: DurablyError | null;
+}
+
+/** Nothing is known. */
+export const UNKNOWN: RunState = { run: {}, logs: [], problem: null };
+
+/** What a retry changes at once. */
+const AGAIN = { status: "pending", output: null, error: null, completedAt: null } as const;
+
+const MAX_LOGS = 10_000;
+/** Milliseconds after a run's end in which its stream may still take it back: a retry came first. */
+const LAST_WORDS = 1_000;
+
+/** What the sources of one client share. */
+export interface Surroundings {
+  api: Api;
+  lists: ListFeed;
+  /** How many more runs may have a stream of their own. */
+  seats: number;
+}
+
+/** How a run is begun to be followed. */
+export interface Beginning {
+  /** The name of its job, where it is known. */
+  jobName?: string | undefined;
+  /** It was just created, so that its journal tells everything. */
+  isNew?: boolean;
+}
+
+export class RunSource extends Source<RunState> {
+  readonly #around: Surroundings;
+  readonly #id: string;
+  readonly #beginning: Beginning;
+  #stream: Stream | undefined;
+  #hasSeat = false;
+  #leaveList: (() => void) | undefined;
+  #reading: AbortController | undefined;
+  #ending: ReturnType<typeof setTimeout> | undefined;
+  /** The newest number of its journal that was heard. */
+  #seen: number | undefined;
+  /** What was heard since the run was asked for; an answer may be older than that. */
+  #since: Partial<Run> = {};
+  #unkept = 0;
+
+  constructor(around: Surroundings, id: string, beginning: Beginning = {}) {
+    const { isNew, jobName } = beginning;
+    super(
+      isNew ? { ...UNKNOWN, run: { id, status: "pending", ...(jobName && { jobName }) } } : UNKNOWN,
+    );
+    this.#around = around;
+    this.#id = id;
+    this.#beginning = beginning;
+    if (isNew) this.#seen = 0;
+  }
+
+  /** Follow it again: it was retried. */
+  resume(): void {
+    const { run, ...rest } = this.getSnapshot();
+    if (!isFinal(run.status ?? null)) return; // that was heard already
+    this.update({ ...rest, run: { ...run, ...AGAIN } });
+    this.#stop();
+    this.open();
+  }
+
+  protected open(): void {
+    if (this.#around.seats > 0) this.#listen();
+    else this.#ride();
+  }
+
+  protected close(): void {
+    this.#stop();
+  }
+
+  #stop(): void {
+    clearTimeout(this.#ending);
+    this.#reading?.abort();
+    this.#stream?.close();
+    this.#leaveList?.();
+    this.#stream = this.#leaveList = this.#reading = undefined;
+    if (this.#hasSeat) this.#around.seats++;
+    this.#hasSeat = false;
+  }
+
+  // -- by a stream of its own: everything, exactly once
+
+  #listen(): void {
+    this.#hasSeat = true;
+    this.#around.seats--;
+    const query = new URLSearchParams({ runId: this.#id });
+    this.#stream = new Stream(
+      this.#around.api.transport,
+      { method: "GET", path: "/subscribe", query },
+      {
+        opened: (resumed) => resumed || void this.#read(),
+        heard: (values) => this.#hear(values as RunEvent[]),
+        refused: (error) => this.#refuse(error),
+        over: () => this.#over(),
+      },
+      this.#seen === undefined ? null : String(this.#seen),
+    );
+  }
+
+  #over(): void {
+    this.#stop();
+    if (!isFinal(this.getSnapshot().run.status ?? null)) void this.#read();
+  }
+
+  // -- by the lists' stream: there are more runs on the page than streams to spare
+
+  async #ride(): Promise<void> {
+    const jobName = this.#beginning.jobName ?? (await this.#read())?.jobName;
+    if (jobName === undefined || isFinal(this.getSnapshot().run.status ?? null)) return;
+    this.#leaveList = this.#around.lists.join(
+      { jobNames: [jobName] },
+      {
+        resync: () => void this.#read(),
+        heard: (events) => this.#hearReduced(events),
+        refused: () => this.#listen(),
+      },
+    );
+  }
+
+  #hearReduced(events: ListEvent[]): void {
+    const mine = events.filter((event) => event.runId === this.#id);
+    // Lists are not told outputs and errors: how it ended is asked.
+    if (mine.some(isFinalEvent)) void this.#read();
+    this.#hear(mine.filter((event) => !isFinalEvent(event)) as RunEvent[]);
+  }
+
+  // -- what is heard, and what is read
+
+  #hear(events: RunEvent[]): void {
+    let state = this.getSnapshot();
+    for (const event of events) {
+      if (event.runId !== this.#id || this.#isKnown(event)) continue;
+      this.#since = reduce(this.#since, event);
+      state = { ...state, run: reduce(state.run, event), logs: this.#logged(state.logs, event) };
+    }
+    this.update(state);
+    this.#endSoon();
+  }
+
+  #isKnown({ sequence }: RunEvent): boolean {
+    if (sequence === null) return false;
+    if (this.#seen !== undefined && sequence <= this.#seen) return true;
+    this.#seen = sequence;
+    return false;
+  }
+
+  #logged(logs: readonly LogEntry[], event: RunEvent): readonly LogEntry[] {
+    if (event.type !== "log:write") return logs;
+    const { runId, stepName, level, message, data, timestamp, sequence } = event;
+    const id = sequence === null ? `${runId}:live-${this.#unkept++}` : `${runId}:${sequence}`;
+    return [...logs, { id, runId, stepName, level, message, data, timestamp }].slice(-MAX_LOGS);
+  }
+
+  /** Ask for the run and its log lines. What was heard meanwhile is newer than the answer. */
+  async #read(): Promise<Run | undefined> {
+    this.#reading?.abort();
+    const reading = new AbortController();
+    this.#reading = reading;
+    this.#since = {};
+    const { signal } = reading;
+    const { api } = this.#around;
+    try {
+      const [run, logs] = await patiently(
+        () => Promise.all([api.run(this.#id, { signal }), api.allLogs(this.#id, { signal })]),
+        signal,
+      );
+      if (signal.aborted) return undefined;
+      const known = new Set(logs.map((line) => line.id));
+      const others = this.getSnapshot().logs.filter((line) => !known.has(line.id));
+      this.update({
+        run: { ...run, ...this.#since },
+        logs: [...logs, ...others].slice(-MAX_LOGS),
+        problem: null,
+      });
+      this.#endSoon();
+      return run;
+    } catch (error) {
+      if (!signal.aborted && !isAbort(error)) this.#refuse(error as DurablyError);
+      return undefined;
+    }
+  }
+
+  /** Once the run is over nothing is left to follow, unless its stream takes that back at once. */
+  #endSoon(): void {
+    clearTimeout(this.#ending);
+    if (!isFinal(this.getSnapshot().run.status ?? null)) return;
+    this.#ending = setTimeout(() => this.#stop(), LAST_WORDS);
+  }
+
+  #refuse(problem: DurablyError): void {
+    this.#stop();
+    this.update({ ...this.getSnapshot(), problem });
+  }
+}
