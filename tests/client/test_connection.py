@@ -18,11 +18,12 @@ from durably.client import (
     ServerUnavailableError,
 )
 from durably.client.connection import LONGEST_PAUSE, LONGEST_WISH, Backoff
-from durably.errors import ConfigurationError, DurablyError
+from durably.errors import ConfigurationError, DurablyError, RunCancelledError
 from durably.runtime import Runtime
 
 from .places import Canned, answer, free_port
 
+AT = "2026-01-01T00:00:00.000Z"
 JOBS = answer("200 OK", "[]")
 
 
@@ -147,11 +148,50 @@ async def test_a_stream_that_is_none() -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_events_of_a_later_version_are_passed_over() -> None:
-    common = '"runId": "r", "jobName": "j", "labels": {}, "timestamp": "2026-01-01T00:00:00.000Z"'
-    later = f'id: 1\ndata: {{"type": "run:later", {common}, "sequence": 1}}\n\n'
-    end = f'id: 2\ndata: {{"type": "run:cancel", {common}, "sequence": 2, "more": [7]}}\n\n'
-    async with against(answer("200 OK", later + end, kind="text/event-stream")) as (client, _):
+    async with against(told((1, "run:later"), (2, "run:cancel"))) as (client, _):
         assert [event.type async for event in client.subscribe("r")] == ["run:cancel"]
+
+
+def of_run(status: str) -> bytes:
+    """An answer to GET /run."""
+    times = dict.fromkeys(("startedAt", "completedAt", "createdAt", "updatedAt"), AT)
+    run = {"id": "r", "jobName": "j", "status": status, "input": None, "output": None}
+    return answer("200 OK", json.dumps({**run, "progress": None, "labels": {}, **times}))
+
+
+def told(*events: tuple[int, str]) -> bytes:
+    """A stream that the server ends."""
+    common = {"runId": "r", "jobName": "j", "labels": {}, "timestamp": AT}
+    frames = [
+        f"id: {n}\ndata: {json.dumps({'type': kind, **common, 'sequence': n})}\n\n"
+        for n, kind in events
+    ]
+    return answer("200 OK", "retry: 1\n\n" + "".join(frames), kind="text/event-stream")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stream_that_is_ended_before_the_run() -> None:
+    """Only a final event, or a run that was over before it asked, is the end."""
+    for last in (told((2, "run:cancel")), told((1, "run:trigger"), (2, "run:cancel")), told()):
+        answers = [told((1, "run:trigger")), of_run("running"), told(), of_run("cancelled"), last]
+        async with against(*answers) as (client, canned):
+            heard = [event.sequence async for event in client.subscribe("r")]
+            assert heard == ([1] if last == told() else [1, 2])
+            assert len(canned.requests) == 5
+            ids = [r.lower().partition(b"last-event-id: ")[2][:1] for r in canned.requests]
+            assert ids == [b"0", b"", b"1", b"", b"1"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_a_run_came_to_is_asked_until_it_is_told() -> None:
+    """The end is known; the server that told it goes away before it tells the rest."""
+    away = [answer("503 Later", "{}")] * 7
+    answers = [of_run("running"), told((2, "run:cancel")), *away, of_run("cancelled")]
+    async with against(*answers, retries=1) as (client, canned):
+        with pytest.raises(RunCancelledError) as cancelled:
+            await client.wait("r")
+        assert cancelled.value.run.status == "cancelled"
+        assert len(canned.requests) == 10
 
 
 async def test_what_is_sent() -> None:

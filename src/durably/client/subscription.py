@@ -63,7 +63,6 @@ class Stream:
             try:
                 async for chunk in chunks:
                     for message in parser.feed(chunk):
-                        self._last_id = message.last_id
                         self._backoff.failures = 0
                         yield message
             except TooLong as error:
