@@ -42,11 +42,12 @@ export interface Page<R = Run> {
   nextCursor: string | null;
 }
 
-/** One or several, as several. */
+/** One or several, as several; none means that nothing was asked for. */
 export function several<T extends string>(
   given: T | readonly T[] | undefined,
 ): readonly T[] | undefined {
-  return typeof given === "string" ? [given] : given;
+  const all = typeof given === "string" ? [given] : given;
+  return all?.length === 0 ? undefined : all;
 }
 
 const LOGS_AT_ONCE = 1_000;

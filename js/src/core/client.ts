@@ -1,6 +1,13 @@
 /** The client: everything that the server offers, typed by its jobs, without a framework. */
 
-import { Api, type Options, type Page, type RunFilter, type TriggerOptions } from "./api.js";
+import {
+  Api,
+  type Options,
+  type Page,
+  type RunFilter,
+  several,
+  type TriggerOptions,
+} from "./api.js";
 import { DurablyError } from "./errors.js";
 import { ListFeed, type Scope } from "./list-feed.js";
 import {
@@ -273,7 +280,7 @@ export class DurablyClient<Jobs = JobMap> {
 const PENDING: RunState = { ...UNKNOWN, run: { status: "pending" } };
 
 function scopeOf({ jobName, labels }: Pick<RunFilter, "jobName" | "labels">): Scope {
-  return { jobNames: typeof jobName === "string" ? [jobName] : jobName, labels };
+  return { jobNames: several(jobName), labels };
 }
 
 function failureOf(run: Partial<Run>): DurablyError | undefined {

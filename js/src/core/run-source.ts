@@ -96,11 +96,16 @@ export class RunSource extends Source<RunState> {
   }
 
   #stop(): void {
-    clearTimeout(this.#ending);
     this.#reading?.abort();
+    this.#reading = undefined;
+    this.#stopListening();
+  }
+
+  #stopListening(): void {
+    clearTimeout(this.#ending);
     this.#stream?.close();
     this.#leaveList?.();
-    this.#stream = this.#leaveList = this.#reading = undefined;
+    this.#stream = this.#leaveList = undefined;
     if (this.#hasSeat) this.#around.seats++;
     this.#hasSeat = false;
   }
@@ -125,7 +130,7 @@ export class RunSource extends Source<RunState> {
   }
 
   #over(): void {
-    this.#stop();
+    this.#stopListening();
     if (!isFinal(this.getSnapshot().run.status ?? null)) void this.#read();
   }
 
@@ -211,7 +216,7 @@ export class RunSource extends Source<RunState> {
   #endSoon(): void {
     clearTimeout(this.#ending);
     if (!isFinal(this.getSnapshot().run.status ?? null)) return;
-    this.#ending = setTimeout(() => this.#stop(), LAST_WORDS);
+    this.#ending = setTimeout(() => this.#stopListening(), LAST_WORDS);
   }
 
   #refuse(problem: DurablyError): void {
