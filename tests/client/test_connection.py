@@ -91,8 +91,9 @@ async def test_a_server_that_is_away_for_a_moment(status: str) -> None:
 async def test_too_many_requests_were_not_done() -> None:
     busy = answer("429 Too Many", '{"error": "slowly", "code": "busy"}', "retry-after: 0")
     done = answer("200 OK", '{"runId": "r", "disposition": "created"}')
-    async with against(busy, done, answer("404 Not Found", "{}"), retries=1) as (client, canned):
-        with pytest.raises(RequestRefusedError):
+    gone = answer("404 Not Found", '{"error": "no such run", "code": "run_not_found"}')
+    async with against(busy, done, gone, retries=1) as (client, canned):
+        with pytest.raises(RequestRefusedError, match=r"run r .* but you may not read it"):
             await client.trigger("work")
         assert [request.split()[0] for request in canned.requests] == [b"POST", b"POST", b"GET"]
 
@@ -104,6 +105,8 @@ async def test_too_many_requests_were_not_done() -> None:
          RequestRefusedError, "say who you are; pass headers= or auth="),
         (answer("403 No", '{"error": "not allowed", "code": "not_allowed"}'),
          RequestRefusedError, "was refused (403): not allowed"),
+        (answer("409 No", '{"error": "this key is taken", "code": "conflict"}'),
+         RequestRefusedError, "was refused (409): this key is taken"),
         (answer("404 Not Found", "<html>", kind="text/html"),
          RequestRefusedError, "was refused (404): Not Found; the URL must be that of the API"),
         (answer("308 Moved", "", "location: /elsewhere"),

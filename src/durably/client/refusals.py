@@ -44,8 +44,9 @@ def refusal(asked: Asked, response: httpx2.Response, url: str) -> DurablyError:
     """The error that an answer means which is neither success nor "not now"."""
     said = _said(response)
     status, code = response.status_code, str(said.get("code") or "")
-    if (make := _LOCALLY.get(code)) is not None:
-        return make(asked, said)
+    make = _LOCALLY.get(code)
+    if make is not None and (error := make(asked, said)) is not None:
+        return error
     message = message_of(response)
     where = f"{asked.method} {url}"
     if status >= 500:
@@ -73,17 +74,17 @@ def _message(said: Mapping[str, Any]) -> str:
     return str(said.get("error") or "refused")[:_LONGEST]
 
 
-def _conflict(asked: Asked, said: Mapping[str, Any]) -> DurablyError:
-    return RunConflictError(
-        asked.run_id, asked.action, str(said.get("status") or "in another state")
-    )
+def _conflict(asked: Asked, said: Mapping[str, Any]) -> DurablyError | None:
+    if "status" not in said:  # of something else than a run's status
+        return None
+    return RunConflictError(asked.run_id, asked.action, str(said["status"]))
 
 
 def _invalid_input(_: Asked, said: Mapping[str, Any]) -> DurablyError:
     return InvalidInputError(_message(said), path=str(said.get("path") or "$"))
 
 
-_LOCALLY: Mapping[str, Callable[[Asked, Mapping[str, Any]], DurablyError]] = {
+_LOCALLY: Mapping[str, Callable[[Asked, Mapping[str, Any]], DurablyError | None]] = {
     "run_not_found": lambda asked, _: RunNotFoundError(asked.run_id),
     "job_not_found": lambda _, said: JobNotFoundError(_message(said)),
     "conflict": _conflict,
