@@ -112,6 +112,8 @@ def test_without_a_worker_it_executes_nothing(place: Place) -> None:
     assert place.durably("worker", "app:durably", "--until-idle").code == 0
     assert api.status(run_id) == "completed"
     assert place.effects() == ["a"]
+    status, health = api.ask("GET", "/healthz")
+    assert (status, health["worker"]) == (200, "none")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
