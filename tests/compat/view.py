@@ -23,12 +23,12 @@ class View:
         self.page = page
 
     async def open(self, server: Server, view: str, *, at: str = "", **options: Any) -> None:
-        """Open it, and wait until it hears of all runs, where it wants to.
+        """Open it. A job's view that follows the latest run is told of those triggered from now on.
 
-        The client reads its list and opens the stream at once; it would miss what happens in between.
+        (A list is read again once its stream is open, so it misses nothing.)
         """
         page = f"{at or server.url}/?{urlencode({'view': view, **options}, doseq=True)}"
-        if view == "run" or "no" in (options.get("followLatest"), options.get("realtime")):
+        if view != "job" or options.get("followLatest") == "no":
             await self.page.goto(page)
             return
         async with self.page.expect_response(lambda response: "/runs/subscribe" in response.url):
