@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -65,6 +66,11 @@ async def test_a_server_may_wish_for_a_pause() -> None:
     await backoff.pause(wish=1e9)
     assert 5.0 <= runtime.slept[0] <= 5.5
     assert LONGEST_WISH <= runtime.slept[1] <= LONGEST_WISH + 1
+    backoff.heed(0)
+    for _ in range(100):
+        backoff.failures = 0
+        await backoff.pause()
+    assert max(runtime.slept[-100:]) > 0.05, "nobody hammers, whatever the server says"
     backoff = Backoff(runtime)
     backoff.heed(86_400_000)  # "no more to come"
     await backoff.pause()
@@ -218,7 +224,8 @@ async def test_what_is_sent() -> None:
     assert "accept: text/event-stream\r\n" in subscribe
 
 
-async def test_secrets_are_not_shown() -> None:
+async def test_secrets_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     url = f"http://me:hunter2@127.0.0.1:{free_port()}/api/durably?"
     with pytest.raises(ConfigurationError) as odd:
         DurablyClient(url.replace("?", "?token=hunter2"))
@@ -228,15 +235,23 @@ async def test_secrets_are_not_shown() -> None:
         with pytest.raises(ServerUnavailableError) as away:
             await client.get_run("r")
         assert "hunter2" not in str(away.value) + away.value.url
+    canned = Canned(JOBS)
+    async with canned.open() as plain:
+        url = plain.replace("//", "//me:hunter2@")
+        async with DurablyClient(url) as client:
+            await client.get_jobs()
+    assert b64encode(b"me:hunter2") in canned.requests[0], "as Basic"
+    assert "hunter2" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"url": "127.0.0.1:8000"}, "is no URL"),
+        ({"url": "127.0.0.1:8000"}, "is no URL of a server"),
         ({"url": "ftp://here"}, "is no URL of a server"),
         ({"url": "http://"}, "is no URL of a server"),
-        ({"url": "http://here:port"}, "is no URL"),
+        ({"url": "http://me:hunter2@here:port"}, "the server's URL is none: Invalid port: 'port'"),
+        ({"url": 7}, "the server's URL is none"),
         ({"url": "http://here/?a=b"}, "no query"),
         ({"timeout": 0}, "timeout must be more than 0"),
         ({"timeout": "soon"}, "timeout must be seconds"),

@@ -78,7 +78,7 @@ class DurablyClient:
         self._jobs: dict[str, Job[Any, Any]] = {}
 
     def __repr__(self) -> str:
-        return f"DurablyClient({self._connection.shown!r})"
+        return f"DurablyClient({self._connection.url!r})"
 
     async def __aenter__(self) -> DurablyClient:
         return self
@@ -246,7 +246,7 @@ class DurablyClient:
             async with asyncio.timeout(_LAST_LOOK):
                 waiting.seen = await self._server.run(waiting.run_id, waiting.job)
         if waiting.seen is None:
-            url = self._connection.shown
+            url = self._connection.url
             text = f"{url} did not tell how run {waiting.run_id} stands within {waited:g} s"
             raise ServerUnavailableError(text, url=url)
         if not waiting.seen.is_final:

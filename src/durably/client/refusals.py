@@ -90,6 +90,7 @@ _LOCALLY: Mapping[str, Callable[[Asked, Mapping[str, Any]], DurablyError | None]
     "conflict": _conflict,
     "invalid_input": _invalid_input,
     "too_large": _invalid_input,
+    "too_complex": _invalid_input,
     "invalid_request": lambda _, said: ConfigurationError(_message(said)),
 }
 
@@ -101,11 +102,3 @@ _HINTS = {
     401: "; pass headers= or auth= to say who you are",
     404: "; the URL must be that of the API, as http://127.0.0.1:8000/api/durably",
 }
-
-
-def without_secrets(url: str) -> str:
-    """A URL without the name and password that it may hold."""
-    try:
-        return str(httpx2.URL(url).copy_with(username=None, password=None))
-    except (httpx2.InvalidURL, TypeError):
-        return "the URL"

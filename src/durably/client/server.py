@@ -125,7 +125,7 @@ class Server:
         try:
             return await self.run(made.run_id, job)
         except RunNotFoundError:
-            url = self._connection.shown
+            url = self._connection.url
             text = f"{url}: run {made.run_id} has what was triggered, but you may not read it"
             raise RequestRefusedError(text, url=url) from None
 
