@@ -58,6 +58,8 @@ class Dialect(NamedTuple):
     for_update: str
     label: str
     """The value of the label :label_key, from the JSON text in ``labels``."""
+    escapes: bool
+    """Whether a label's name is sought as the JSON text has it (SQLite before 3.45 compares text)."""
 
 
 def statements(dialect: Dialect) -> dict[str, str]:
@@ -474,7 +476,8 @@ def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any
         # The second half is what lets the partial index serve.
         clauses.append("scope = :scope and scope <> ''" if filter.scope else "scope = :scope")
     for i, (key, value) in enumerate(filter.labels.items()):
-        params |= {f"label_key_{i}": key, f"label_{i}": value}
+        sought = dump_json(key)[1:-1] if dialect.escapes else key
+        params |= {f"label_key_{i}": sought, f"label_{i}": value}
         clauses.append(dialect.label.replace(":label_key", f":label_key_{i}") + f" = :label_{i}")
     if filter.after is not None:
         params["after"] = filter.after

@@ -23,7 +23,10 @@ from .writer import Connection, Operation, Writer, is_damaged, is_passing
 T = TypeVar("T")
 
 DIALECT = sql.Dialect(
-    serial="integer", for_update="", label="json_extract(labels, '$.\"' || :label_key || '\"')"
+    serial="integer",
+    for_update="",
+    label="json_extract(labels, '$.\"' || :label_key || '\"')",
+    escapes=True,
 )
 _HEAVY_BATCH = 20  # runs
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
