@@ -192,6 +192,14 @@ async def test_a_stream_that_is_ended_before_the_run() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+async def test_a_stream_that_is_ended_before_all_of_a_run_that_is_over_was_told() -> None:
+    over = of_run("cancelled")
+    first, second = told((1, "run:trigger")), told((2, "run:retry"))
+    async with against(first, over, second, over, told((3, "run:cancel"))) as (client, _):
+        assert [event.sequence async for event in client.subscribe("r")] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_what_a_run_came_to_is_asked_until_it_is_told() -> None:
     """The end is known; the server that told it goes away before it tells the rest."""
     away = [answer("503 Later", "{}")] * 7
