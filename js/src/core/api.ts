@@ -1,6 +1,6 @@
 /** The requests of the protocol, one method each. */
 
-import type { Scope } from "./list-feed.js";
+import { DurablyError } from "./errors.js";
 import { queryOf } from "./list-feed.js";
 import type { JobInfo, LogEntry, Run, RunStatus, Step, Triggered } from "./protocol.js";
 import type { Ask, Transport } from "./transport.js";
@@ -17,6 +17,12 @@ export interface TriggerOptions extends Options {
   concurrencyKey?: string | undefined;
   /** To find the run by. */
   labels?: Record<string, string> | undefined;
+}
+
+export interface LogOptions extends Options {
+  /** Only lines after this number of the run's journal. */
+  after?: number | undefined;
+  limit?: number | undefined;
 }
 
 /** Which runs to list. */
@@ -50,8 +56,11 @@ export function several<T extends string>(
   return all?.length === 0 ? undefined : all;
 }
 
+/** More lines of a run than these are not kept here. */
+export const MAX_LOGS = 10_000;
 const LOGS_AT_ONCE = 1_000;
 
+/** One request each; nothing is kept. */
 export class Api {
   readonly transport: Transport;
 
@@ -59,94 +68,119 @@ export class Api {
     this.transport = transport;
   }
 
-  trigger(jobName: string, input: unknown, options: TriggerOptions = {}): Promise<Triggered> {
-    const { signal, ...rest } = options;
-    const body = { jobName, input, ...rest };
-    return this.#ask({ method: "POST", path: "/trigger", body, signal });
+  /** Runs, newest first. */
+  async runs(filter?: RunFilter, options?: Options): Promise<Run[]> {
+    return (await this.page(filter, options)).runs;
   }
 
-  async page(filter: RunFilter = {}, options: Options = {}): Promise<Page> {
-    const { limit, offset, cursor, labels } = filter;
-    const scope: Scope = { jobNames: several(filter.jobName), labels };
-    const query = queryOf(scope);
-    for (const status of several(filter.status) ?? []) query.append("status", status);
-    for (const [name, value] of Object.entries({ limit, offset, cursor })) {
-      if (value !== undefined) query.set(name, String(value));
-    }
-    const ask: Ask = { method: "GET", path: "/runs", query, signal: options.signal };
+  /** The same as `runs`, by the name that it has on the server. */
+  getRuns(filter?: RunFilter, options?: Options): Promise<Run[]> {
+    return this.runs(filter, options);
+  }
+
+  /** Runs, newest first, and where to go on. */
+  async page(filter: RunFilter = {}, options?: Options): Promise<Page> {
+    const { jobName, status, labels, ...numbers } = filter;
+    const query = queryOf({ jobNames: several(jobName), labels });
+    for (const word of several(status) ?? []) query.append("status", word);
+    const ask: Ask = { method: "GET", path: "/runs", query: added(query, numbers), ...options };
     const { body, header } = await this.transport.request(ask);
     return { runs: body as Run[], nextCursor: header("durably-next-cursor") };
   }
 
-  run(runId: string, options: Options = {}): Promise<Run> {
-    return this.#get("/run", runId, options);
+  /** A run; null when there is none of this id. */
+  async run(runId: string, options?: Options): Promise<Run | null> {
+    try {
+      return await this.#about<Run>("GET", "/run", runId, options);
+    } catch (error) {
+      if (error instanceof DurablyError && error.code === "run_not_found") return null;
+      throw error;
+    }
   }
 
-  steps(runId: string, options: Options = {}): Promise<Step[]> {
-    return this.#get("/steps", runId, options);
+  /** A run's steps, in order. */
+  steps(runId: string, options?: Options): Promise<Step[]> {
+    return this.#about("GET", "/steps", runId, options);
   }
 
-  logs(
-    runId: string,
-    {
-      after,
-      limit,
-      signal,
-    }: Options & { after?: number | undefined; limit?: number | undefined } = {},
-  ): Promise<LogEntry[]> {
-    return this.#get("/logs", runId, { signal }, { after, limit });
+  /** A run's kept log lines, oldest first; 1,000 at most. */
+  logs(runId: string, options: LogOptions = {}): Promise<LogEntry[]> {
+    const { after, limit, ...rest } = options;
+    return this.#about("GET", "/logs", runId, rest, { after, limit });
   }
 
-  /** All kept log lines, oldest first. */
-  async allLogs(runId: string, options: Options = {}): Promise<LogEntry[]> {
+  /** A run's kept log lines, oldest first; 10,000 at most. */
+  async allLogs(runId: string, options?: Options): Promise<LogEntry[]> {
     const all: LogEntry[] = [];
     for (let after = 0; ; ) {
       const lines = await this.logs(runId, { ...options, after, limit: LOGS_AT_ONCE });
       all.push(...lines);
       const last = lines.at(-1);
-      if (last === undefined || lines.length < LOGS_AT_ONCE) return all;
+      if (!last || lines.length < LOGS_AT_ONCE || all.length >= MAX_LOGS) return all;
       after = Number(last.id.slice(last.id.lastIndexOf(":") + 1));
     }
   }
 
-  async retry(runId: string, options: Options = {}): Promise<void> {
-    await this.#act("POST", "/retry", runId, options);
+  /** The jobs that the server runs. */
+  jobs(options?: Options): Promise<JobInfo[]> {
+    return this.#ask({ method: "GET", path: "/jobs", ...options });
   }
 
-  async retrigger(runId: string, options: Options = {}): Promise<{ runId: string }> {
-    return this.#act("POST", "/retrigger", runId, options) as Promise<{ runId: string }>;
+  /** Resumes a failed or cancelled run; what it had finished is kept. */
+  async retry(runId: string, options?: Options): Promise<void> {
+    await this.#about("POST", "/retry", runId, options);
   }
 
-  async cancel(runId: string, options: Options = {}): Promise<void> {
-    await this.#act("POST", "/cancel", runId, options);
+  /** A new run with the input of this one. */
+  retrigger(runId: string, options?: Options): Promise<{ runId: string }> {
+    return this.#about("POST", "/retrigger", runId, options);
   }
 
-  async deleteRun(runId: string, options: Options = {}): Promise<void> {
-    await this.#act("DELETE", "/run", runId, options);
+  /** Stops a run. */
+  async cancel(runId: string, options?: Options): Promise<void> {
+    await this.#about("POST", "/cancel", runId, options);
   }
 
-  jobs(options: Options = {}): Promise<JobInfo[]> {
-    return this.#ask({ method: "GET", path: "/jobs", signal: options.signal });
+  /** Deletes a run that is over, and all that was kept of it. */
+  async deleteRun(runId: string, options?: Options): Promise<void> {
+    await this.#about("DELETE", "/run", runId, options);
   }
 
-  #get<T>(
+  /** Creates a run. */
+  protected create(
+    jobName: string,
+    input: unknown,
+    { signal, ...keys }: TriggerOptions = {},
+  ): Promise<Triggered> {
+    return this.#ask({
+      method: "POST",
+      path: "/trigger",
+      body: { jobName, input, ...keys },
+      signal,
+    });
+  }
+
+  #about<T>(
+    method: Ask["method"],
     path: string,
     runId: string,
-    { signal }: Options,
-    more: Record<string, number | undefined> = {},
+    options?: Options,
+    numbers: Numbers = {},
   ): Promise<T> {
-    const query = new URLSearchParams({ runId });
-    for (const [name, value] of Object.entries(more)) {
-      if (value !== undefined) query.set(name, String(value));
-    }
-    return this.#ask({ method: "GET", path, query, signal });
-  }
-
-  #act(method: Ask["method"], path: string, runId: string, { signal }: Options): Promise<unknown> {
-    return this.#ask({ method, path, query: new URLSearchParams({ runId }), signal });
+    const query = added(new URLSearchParams({ runId }), numbers);
+    return this.#ask({ method, path, query, ...options });
   }
 
   async #ask<T>(ask: Ask): Promise<T> {
     return (await this.transport.request(ask)).body as T;
   }
+}
+
+type Numbers = { [name: string]: number | string | undefined };
+
+function added(query: URLSearchParams, values: Numbers): URLSearchParams {
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== undefined) query.set(name, String(value));
+  }
+  return query;
 }

@@ -1,24 +1,14 @@
 /** The client: everything that the server offers, typed by its jobs, without a framework. */
 
-import {
-  Api,
-  type Options,
-  type Page,
-  type RunFilter,
-  several,
-  type TriggerOptions,
-} from "./api.js";
+import { Api, type Options, type RunFilter, several, type TriggerOptions } from "./api.js";
 import { DurablyError } from "./errors.js";
-import { ListFeed, type Scope } from "./list-feed.js";
+import { ListFeed } from "./list-feed.js";
 import {
   isFinalEvent,
-  type JobInfo,
   type ListEvent,
-  type LogEntry,
   type Resync,
   type Run,
   type RunEvent,
-  type Step,
   type Triggered,
 } from "./protocol.js";
 import { Queue } from "./queue.js";
@@ -71,8 +61,7 @@ export type JobName<Jobs> = Extract<keyof Jobs, string>;
 const RUN_STREAMS = 1;
 const MAX_BEGINNINGS = 100;
 
-export class DurablyClient<Jobs = JobMap> {
-  readonly #api: Api;
+export class DurablyClient<Jobs = JobMap> extends Api {
   readonly #around: Surroundings;
   readonly #runs = new Sources<RunState>();
   readonly #lists = new Sources<RunsState>();
@@ -81,8 +70,8 @@ export class DurablyClient<Jobs = JobMap> {
 
   /** `runStreams`: how many runs may have a stream of their own; more than these share the lists'. */
   constructor(transport: Transport, runStreams: number = RUN_STREAMS) {
-    this.#api = new Api(transport);
-    this.#around = { api: this.#api, lists: new ListFeed(transport), seats: runStreams };
+    super(transport);
+    this.#around = { api: this, lists: new ListFeed(transport), seats: runStreams };
   }
 
   // -- runs are made
@@ -92,7 +81,7 @@ export class DurablyClient<Jobs = JobMap> {
     jobName: Name,
     ...[input, options]: TriggerArgs<JobOf<Jobs, Name>["input"]>
   ): Promise<Triggered> {
-    const triggered = await this.#api.trigger(jobName, input, options);
+    const triggered = await this.create(jobName, input, options);
     this.#began(triggered.runId, { jobName, isNew: triggered.disposition === "created" });
     return triggered;
   }
@@ -131,74 +120,15 @@ export class DurablyClient<Jobs = JobMap> {
     });
   }
 
-  // -- runs are read
-
-  /** Runs, newest first. */
-  async runs(filter: RunFilter = {}, options: Options = {}): Promise<Run[]> {
-    return (await this.page(filter, options)).runs;
-  }
-
-  /** The same as `runs`, by the name that it has on the server. */
-  getRuns(filter: RunFilter = {}, options: Options = {}): Promise<Run[]> {
-    return this.runs(filter, options);
-  }
-
-  /** Runs, newest first, and where to go on. */
-  page(filter: RunFilter = {}, options: Options = {}): Promise<Page> {
-    return this.#api.page(filter, options);
-  }
-
-  /** A run; null when there is none of this id. */
-  async run(runId: string, options: Options = {}): Promise<Run | null> {
-    try {
-      return await this.#api.run(runId, options);
-    } catch (error) {
-      if (error instanceof DurablyError && error.code === "run_not_found") return null;
-      throw error;
-    }
-  }
-
-  /** A run's steps, in order. */
-  steps(runId: string, options: Options = {}): Promise<Step[]> {
-    return this.#api.steps(runId, options);
-  }
-
-  /** A run's kept log lines, oldest first. */
-  logs(
-    runId: string,
-    options: Options & { after?: number; limit?: number } = {},
-  ): Promise<LogEntry[]> {
-    return this.#api.logs(runId, options);
-  }
-
-  /** The jobs that the server runs. */
-  jobs(options: Options = {}): Promise<JobInfo[]> {
-    return this.#api.jobs(options);
-  }
-
-  // -- runs are moved
-
-  /** Resumes a failed or cancelled run; what it had finished is kept. */
-  async retry(runId: string, options: Options = {}): Promise<void> {
-    await this.#api.retry(runId, options);
+  override async retry(runId: string, options?: Options): Promise<void> {
+    await super.retry(runId, options);
     (this.#runs.find(runId) as RunSource | undefined)?.resume();
   }
 
-  /** A new run with the input of this one. */
-  async retrigger(runId: string, options: Options = {}): Promise<{ runId: string }> {
-    const { runId: made } = await this.#api.retrigger(runId, options);
-    this.#began(made, { isNew: true });
-    return { runId: made };
-  }
-
-  /** Stops a run. */
-  cancel(runId: string, options: Options = {}): Promise<void> {
-    return this.#api.cancel(runId, options);
-  }
-
-  /** Deletes a run that is over, and all that was kept of it. */
-  deleteRun(runId: string, options: Options = {}): Promise<void> {
-    return this.#api.deleteRun(runId, options);
+  override async retrigger(runId: string, options?: Options): Promise<{ runId: string }> {
+    const made = await super.retrigger(runId, options);
+    this.#began(made.runId, { isNew: true });
+    return made;
   }
 
   // -- runs are followed
@@ -211,7 +141,7 @@ export class DurablyClient<Jobs = JobMap> {
     const query = new URLSearchParams({ runId });
     return new Queue<RunEvent>(options.signal, (queue) => {
       const stream = new Stream(
-        this.#api.transport,
+        this.transport,
         { method: "GET", path: "/subscribe", query },
         {
           opened: () => {},
@@ -234,11 +164,14 @@ export class DurablyClient<Jobs = JobMap> {
     options: Options = {},
   ): AsyncIterable<ListEvent | Resync> {
     return new Queue<ListEvent | Resync>(options.signal, (queue) =>
-      this.#around.lists.join(scopeOf(filter), {
-        resync: () => queue.push([{ type: "runs:resync" }]),
-        heard: (events) => queue.push(events),
-        refused: (error) => queue.fail(error),
-      }),
+      this.follow(
+        { jobNames: several(filter.jobName), labels: filter.labels },
+        {
+          resync: () => queue.push([{ type: "runs:resync" }]),
+          heard: (events) => queue.push(events),
+          refused: (error) => queue.fail(error),
+        },
+      ),
     );
   }
 
@@ -267,6 +200,11 @@ export class DurablyClient<Jobs = JobMap> {
   /** Hear of runs as lists do, on the stream that they share. For the hooks. */
   readonly follow: ListFeed["join"] = (scope, listener) => this.#around.lists.join(scope, listener);
 
+  /** Somebody just made this run: its journal, from its beginning, tells everything. */
+  announce(runId: string, jobName: string): void {
+    if (!this.#runs.find(runId)) this.#began(runId, { jobName, isNew: true });
+  }
+
   #began(runId: string, beginning: Beginning): void {
     this.#beginnings.set(runId, beginning);
     // Most are followed at once, or never here.
@@ -278,10 +216,6 @@ export class DurablyClient<Jobs = JobMap> {
 }
 
 const PENDING: RunState = { ...UNKNOWN, run: { status: "pending" } };
-
-function scopeOf({ jobName, labels }: Pick<RunFilter, "jobName" | "labels">): Scope {
-  return { jobNames: several(jobName), labels };
-}
 
 function failureOf(run: Partial<Run>): DurablyError | undefined {
   if (run.status === "failed")

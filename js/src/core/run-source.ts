@@ -1,7 +1,7 @@
 /** One run, followed: what is known of it, from its own stream or from the lists'. */
 
-import type { Api } from "./api.js";
-import { type DurablyError, isAbort } from "./errors.js";
+import { type Api, MAX_LOGS } from "./api.js";
+import { DurablyError } from "./errors.js";
 import type { ListFeed } from "./list-feed.js";
 import {
   isFinal,
@@ -31,7 +31,6 @@ export const UNKNOWN: RunState = { run: {}, logs: [], problem: null };
 /** What a retry changes at once. */
 const AGAIN = { status: "pending", output: null, error: null, completedAt: null } as const;
 
-const MAX_LOGS = 10_000;
 /** Milliseconds after a run's end in which its stream may still take it back: a retry came first. */
 const LAST_WORDS = 1_000;
 
@@ -64,6 +63,8 @@ export class RunSource extends Source<RunState> {
   #seen: number | undefined;
   /** What was heard since the run was asked for; an answer may be older than that. */
   #since: Partial<Run> = {};
+  /** The ids of the log lines that were heard or read. */
+  readonly #lines = new Set<string>();
   #unkept = 0;
 
   constructor(around: Surroundings, id: string, beginning: Beginning = {}) {
@@ -80,10 +81,14 @@ export class RunSource extends Source<RunState> {
   /** Follow it again: it was retried. */
   resume(): void {
     const { run, ...rest } = this.getSnapshot();
-    if (!isFinal(run.status ?? null)) return; // that was heard already
+    if (!this.#isOver) return; // that was heard already
     this.update({ ...rest, run: { ...run, ...AGAIN } });
     this.#stop();
     this.open();
+  }
+
+  get #isOver(): boolean {
+    return isFinal(this.getSnapshot().run.status ?? null);
   }
 
   protected open(): void {
@@ -131,14 +136,14 @@ export class RunSource extends Source<RunState> {
 
   #over(): void {
     this.#stopListening();
-    if (!isFinal(this.getSnapshot().run.status ?? null)) void this.#read();
+    if (!this.#isOver) void this.#read();
   }
 
   // -- by the lists' stream: there are more runs on the page than streams to spare
 
   async #ride(): Promise<void> {
     const jobName = this.#beginning.jobName ?? (await this.#read())?.jobName;
-    if (jobName === undefined || isFinal(this.getSnapshot().run.status ?? null)) return;
+    if (jobName === undefined || this.#isOver) return;
     this.#leaveList = this.#around.lists.join(
       { jobNames: [jobName] },
       {
@@ -152,7 +157,7 @@ export class RunSource extends Source<RunState> {
   #hearReduced(events: ListEvent[]): void {
     const mine = events.filter((event) => event.runId === this.#id);
     // Lists are not told outputs and errors: how it ended is asked.
-    if (mine.some(isFinalEvent)) void this.#read();
+    if (mine.some(isFinalEvent) && !this.#isOver) void this.#read();
     this.#hear(mine.filter((event) => !isFinalEvent(event)) as RunEvent[]);
   }
 
@@ -180,6 +185,8 @@ export class RunSource extends Source<RunState> {
     if (event.type !== "log:write") return logs;
     const { runId, stepName, level, message, data, timestamp, sequence } = event;
     const id = sequence === null ? `${runId}:live-${this.#unkept++}` : `${runId}:${sequence}`;
+    if (this.#lines.has(id)) return logs;
+    this.#lines.add(id);
     return [...logs, { id, runId, stepName, level, message, data, timestamp }].slice(-MAX_LOGS);
   }
 
@@ -197,8 +204,10 @@ export class RunSource extends Source<RunState> {
         signal,
       );
       if (signal.aborted) return undefined;
-      const known = new Set(logs.map((line) => line.id));
-      const others = this.getSnapshot().logs.filter((line) => !known.has(line.id));
+      if (run === null) throw new DurablyError(`there is no run ${this.#id}`, 404, "run_not_found");
+      const kept = new Set(logs.map((line) => line.id));
+      const others = this.getSnapshot().logs.filter((line) => !kept.has(line.id));
+      for (const id of kept) this.#lines.add(id);
       this.update({
         run: { ...run, ...this.#since },
         logs: [...logs, ...others].slice(-MAX_LOGS),
@@ -207,7 +216,7 @@ export class RunSource extends Source<RunState> {
       this.#endSoon();
       return run;
     } catch (error) {
-      if (!signal.aborted && !isAbort(error)) this.#refuse(error as DurablyError);
+      if (!signal.aborted) this.#refuse(error as DurablyError);
       return undefined;
     }
   }
@@ -215,7 +224,7 @@ export class RunSource extends Source<RunState> {
   /** Once the run is over nothing is left to follow, unless its stream takes that back at once. */
   #endSoon(): void {
     clearTimeout(this.#ending);
-    if (!isFinal(this.getSnapshot().run.status ?? null)) return;
+    if (!this.#isOver) return;
     this.#ending = setTimeout(() => this.#stopListening(), LAST_WORDS);
   }
 

@@ -1,7 +1,7 @@
 /** One page of a list of runs, followed. */
 
 import { type RunFilter, several } from "./api.js";
-import { isAbort, messageOf } from "./errors.js";
+import { messageOf } from "./errors.js";
 import type { ListEvent, Run } from "./protocol.js";
 import { reduce } from "./reduce.js";
 import type { Surroundings } from "./run-source.js";
@@ -97,7 +97,7 @@ export class RunsSource extends Source<RunsState> {
   }
 
   #hear(events: ListEvent[]): void {
-    this.#since.push(...events);
+    if (this.#now) this.#since.push(...events);
     const state = this.getSnapshot();
     const runs = state.runs.map((run) => patched(run, events));
     if (runs.some((run, index) => run !== state.runs[index])) this.update({ ...state, runs });
@@ -126,7 +126,7 @@ export class RunsSource extends Source<RunsState> {
       );
       this.update({ runs, hasMore: page.nextCursor !== null, isLoading: false, error: null });
     } catch (error) {
-      if (signal.aborted || isAbort(error)) return;
+      if (signal.aborted) return;
       this.update({ ...this.getSnapshot(), isLoading: false, error: messageOf(error) });
     }
   }

@@ -45,11 +45,9 @@ export abstract class Source<State> implements Store<State> {
     this.#state = initial;
   }
 
-  getSnapshot(): State {
-    return this.#state;
-  }
+  readonly getSnapshot = (): State => this.#state;
 
-  subscribe(listener: () => void): () => void {
+  readonly subscribe = (listener: () => void): (() => void) => {
     // A function may subscribe twice, and leave once.
     const mine = () => listener();
     clearTimeout(this.#leaving);
@@ -64,7 +62,7 @@ export abstract class Source<State> implements Store<State> {
         this.#leaving = setTimeout(() => this.#close(), LINGER);
       }
     };
-  }
+  };
 
   /** Begin to follow. */
   protected abstract open(): void;

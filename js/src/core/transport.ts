@@ -1,6 +1,6 @@
 /** How requests reach a server: the one seam between the client and the way there. */
 
-import { DurablyError, isAbort } from "./errors.js";
+import { DurablyError } from "./errors.js";
 import { type Frame, FrameParser } from "./sse.js";
 
 /** A request of the protocol. */
@@ -89,7 +89,7 @@ export class HttpTransport implements Transport {
         cache: "no-store",
       });
     } catch (error) {
-      if (isAbort(error) || ask.signal?.aborted) throw error;
+      if (ask.signal?.aborted) throw error;
       throw new DurablyError("the server cannot be reached", 0, "unreachable", { cause: error });
     }
     if (!response.ok) throw await refusalOf(response);
@@ -107,7 +107,7 @@ async function jsonOf(response: Response, ask: Ask): Promise<unknown> {
   try {
     return await response.json();
   } catch (error) {
-    if (isAbort(error) || ask.signal?.aborted) throw error;
+    if (ask.signal?.aborted) throw error;
     const message = `the answer of ${ask.path} is not JSON`;
     throw new DurablyError(message, response.status, "malformed_answer", { cause: error });
   }

@@ -51,7 +51,7 @@ export function DurablyProvider({ durably, fallback, children }: DurablyProvider
 }
 
 function Provided({ durably, children }: Omit<DurablyProviderProps, "fallback">): ReactNode {
-  const client = durably instanceof Promise ? settled(durably) : durably;
+  const client = "then" in durably ? settled(durably) : durably;
   return <Context.Provider value={client}>{children}</Context.Provider>;
 }
 

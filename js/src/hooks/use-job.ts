@@ -1,4 +1,5 @@
-import { useCallback, useEffect, useMemo, useRef, useState } from "react";
+import { useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
+import { Choice } from "../core/choice.js";
 import type { Finished, TriggerArgs } from "../core/client.js";
 import { isFinal, type ListEvent, type Triggered } from "../core/protocol.js";
 import type { JobDefinition } from "../jobs.js";
@@ -44,13 +45,13 @@ export function useJob(
 ): UseJobResult {
   const options: UseJobClientOptions = "jobName" in job ? job : { ...more, jobName: job.name };
   const client = useClient(options);
-  const chosen = useChosenRun(client, options);
-  const result = useRunResult(client, chosen.runId);
-  const { follow, reset } = chosen;
+  const choice = useChoice(client, options);
+  const runId = useSyncExternalStore(choice.subscribe, choice.getSnapshot, choice.getSnapshot);
+  const result = useRunResult(client, runId);
   const { jobName } = options;
   const actions = useMemo(() => {
     const trigger = async (...args: TriggerArgs<unknown>) => {
-      const choose = follow();
+      const choose = choice.follow();
       const triggered = await client.trigger(jobName, ...args);
       choose(triggered.runId);
       return triggered;
@@ -59,76 +60,39 @@ export function useJob(
       const { runId } = await trigger(...args);
       return client.wait(runId, { signal: args[1]?.signal });
     };
-    return { trigger, triggerAndWait };
-  }, [client, jobName, follow]);
-  useAutoResume(client, options, chosen);
-  useFollowLatest(client, options, chosen, isFinal(result.status));
-  return { ...result, ...actions, currentRunId: chosen.runId, reset };
+    return { trigger, triggerAndWait, reset: () => choice.reset() };
+  }, [client, jobName, choice]);
+  useAutoResume(client, options, choice);
+  useFollowLatest(client, options, choice, runId === null || isFinal(result.status));
+  return { ...result, ...actions, currentRunId: runId };
 }
 
-interface Chosen {
-  runId: string | null;
-  /** Begin to look for a run: the function that is returned chooses it, unless that is outdated. */
-  follow: () => (runId: string) => void;
-  reset: () => void;
-  /** Whether this run was just put away. */
-  isPutAway: (runId: string) => boolean;
-}
-
-/** Which run is followed. Answers may come in any order: who asked last, decides. */
-function useChosenRun(client: AnyClient, options: UseJobClientOptions): Chosen {
-  const { jobName } = options;
-  const initialRunId = options.initialRunId ?? null;
-  const [runId, setRunId] = useState(initialRunId);
-  const asked = useRef(0);
-  const decided = useRef(0);
-  const putAway = useRef<string | null>(null);
-  const follow = useCallback(() => {
-    const mine = ++asked.current;
-    return (chosen: string) => {
-      if (mine < decided.current) return;
-      decided.current = mine;
-      setRunId(chosen);
-    };
-  }, []);
-  const reset = useCallback(() => {
-    decided.current = ++asked.current;
-    setRunId((now) => {
-      putAway.current = now;
-      return null;
-    });
-  }, []);
-  const subject = useRef({ client, jobName, initialRunId });
-  useEffect(() => {
-    const before = subject.current;
-    if (
-      before.client === client &&
-      before.jobName === jobName &&
-      before.initialRunId === initialRunId
-    ) {
-      return;
-    }
-    subject.current = { client, jobName, initialRunId };
-    decided.current = ++asked.current;
-    setRunId(initialRunId);
-  }, [client, jobName, initialRunId]);
-  const isPutAway = useCallback((id: string) => putAway.current === id, []);
-  return useMemo(() => ({ runId, follow, reset, isPutAway }), [runId, follow, reset, isPutAway]);
+/** The choice of a run; another for another job, client or first run. */
+function useChoice(client: AnyClient, options: UseJobClientOptions): Choice {
+  const { jobName, initialRunId = null } = options;
+  const make = () => ({ client, jobName, initialRunId, choice: new Choice(initialRunId) });
+  const [held, hold] = useState(make);
+  if (held.client === client && held.jobName === jobName && held.initialRunId === initialRunId) {
+    return held.choice;
+  }
+  const other = make();
+  hold(other);
+  return other.choice;
 }
 
 /** After a reload the page shows the run that is under way. */
-function useAutoResume(client: AnyClient, options: UseJobClientOptions, { follow }: Chosen): void {
-  const { jobName, initialRunId, autoResume = true } = options;
+function useAutoResume(client: AnyClient, options: UseJobClientOptions, choice: Choice): void {
+  const { jobName, autoResume = true } = options;
   useEffect(() => {
-    if (!autoResume || initialRunId) return;
+    if (!autoResume || choice.getSnapshot() !== null) return;
     const leaving = new AbortController();
-    const choose = follow();
+    const choose = choice.follow();
     activeRun(client, jobName, leaving.signal).then(
       (runId) => runId && !leaving.signal.aborted && choose(runId),
       () => {}, // whoever triggers hears why the server does not answer
     );
     return () => leaving.abort();
-  }, [client, jobName, initialRunId, autoResume, follow]);
+  }, [client, jobName, autoResume, choice]);
 }
 
 /** The newest run that runs; else the newest that waits to. */
@@ -143,28 +107,27 @@ async function activeRun(client: AnyClient, jobName: string, signal: AbortSignal
 function useFollowLatest(
   client: AnyClient,
   { jobName, followLatest = true }: UseJobClientOptions,
-  chosen: Chosen,
-  isOver: boolean,
+  choice: Choice,
+  isIdle: boolean,
 ): void {
-  const now = useRef({ chosen, isOver });
+  const idle = useRef(isIdle);
   useEffect(() => {
-    now.current = { chosen, isOver };
+    idle.current = isIdle;
   });
   useEffect(() => {
     if (!followLatest) return;
     const heard = (events: ListEvent[]) => {
       for (const event of events) {
-        if (isWorthFollowing(event, now.current)) now.current.chosen.follow()(event.runId);
+        if (choice.isPutAway(event.runId) || !isNews(event, idle.current)) continue;
+        if (event.type === "run:trigger") client.announce(event.runId, jobName);
+        choice.follow()(event.runId);
       }
     };
     return client.follow({ jobNames: [jobName] }, { resync: () => {}, heard });
-  }, [client, jobName, followLatest]);
+  }, [client, jobName, followLatest, choice]);
 }
 
-/** A new run; or an older one that starts while nothing else is under way. */
-function isWorthFollowing(event: ListEvent, now: { chosen: Chosen; isOver: boolean }): boolean {
-  if (event.type === "run:trigger") return true;
-  if (event.type !== "run:start" && event.type !== "run:retry") return false;
-  const isIdle = now.chosen.runId === null || now.isOver;
-  return isIdle && event.runId !== now.chosen.runId && !now.chosen.isPutAway(event.runId);
+/** A new run; or an older one that begins while nothing else is under way. */
+function isNews({ type }: ListEvent, isIdle: boolean): boolean {
+  return type === "run:trigger" || (isIdle && (type === "run:start" || type === "run:retry"));
 }

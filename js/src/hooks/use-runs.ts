@@ -1,7 +1,7 @@
-import { useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
+import { useMemo, useState, useSyncExternalStore } from "react";
 import type { RunFilter } from "../core/api.js";
 import type { Run, RunStatus } from "../core/protocol.js";
-import { type RunsState, UNREAD } from "../core/runs-source.js";
+import { UNREAD } from "../core/runs-source.js";
 import type { JobDefinition, TypedRun } from "../jobs.js";
 import { type AnyClient, type Server, useClient } from "./source.js";
 
@@ -53,49 +53,45 @@ export function useRuns(
 ): UseRunsResult {
   const options: UseRunsOptions = "name" in job ? { ...more, jobName: job.name } : job;
   const client = useClient(options);
-  const filter = useFilter(options);
-  const { page, ...paging } = usePage(client, filter);
-  const { state, read } = useRunsState(client, filter, page, options.realtime ?? true);
-  return { ...state, runs: state.runs as Run[], page, ...paging, refresh: read };
-}
-
-/** The filter, the same object while it says the same: callers write it anew each time. */
-function useFilter({ jobName, status, labels, pageSize = 10 }: UseRunsOptions): RunFilter {
-  const text = JSON.stringify({ jobName, status, labels, limit: pageSize });
-  return useMemo(() => JSON.parse(text), [text]);
-}
-
-/** The page. Another list begins with its first. */
-function usePage(client: AnyClient, filter: RunFilter) {
-  const [at, setAt] = useState({ client, filter, page: 0 });
-  const page = at.client === client && at.filter === filter ? at.page : 0;
-  return useMemo(() => {
-    const goToPage = (wanted: number) =>
-      setAt({ client, filter, page: Math.max(0, Math.trunc(wanted)) });
+  const wanted = wantedBy(options);
+  const [at, setAt] = useState({ client, wanted, page: 0, before: UNREAD });
+  // Another list begins with its first page.
+  const isSame = at.client === client && at.wanted === wanted;
+  const page = isSame ? at.page : 0;
+  const store = useStore(client, wanted, page, options.realtime ?? true);
+  const state = useSyncExternalStore(store.subscribe, store.getSnapshot, unread);
+  const turning = useMemo(() => {
+    const goToPage = (to: number) => {
+      const now = store.getSnapshot();
+      setAt(({ before }) => ({
+        client,
+        wanted,
+        page: Math.max(0, Math.trunc(to)),
+        before: now.isLoading ? before : now,
+      }));
+    };
     return {
-      page,
       goToPage,
       nextPage: () => goToPage(page + 1),
       prevPage: () => goToPage(page - 1),
+      refresh: store.read,
     };
-  }, [client, filter, page]);
+  }, [client, wanted, page, store]);
+  // The rows of the page before stay until the next ones are there.
+  const shown = state.isLoading && isSame ? { ...at.before, isLoading: true } : state;
+  return { ...shown, runs: shown.runs as Run[], page, ...turning };
 }
 
 const unread = () => UNREAD;
 
-function useRunsState(client: AnyClient, filter: RunFilter, page: number, isLive: boolean) {
-  const store = useMemo(
-    () => client.watchRuns({ ...filter, offset: page * (filter.limit ?? 0) }, isLive),
-    [client, filter, page, isLive],
-  );
-  const state = useSyncExternalStore(store.subscribe, store.getSnapshot, unread);
-  const last = useRef({ filter, state });
-  useEffect(() => {
-    if (!state.isLoading) last.current = { filter, state };
-  });
-  // The rows of the page before stay until the next ones are there.
-  const { current } = last;
-  const isTurning = state.isLoading && current.filter === filter;
-  const shown: RunsState = isTurning ? { ...current.state, isLoading: true } : state;
-  return { state: shown, read: store.read };
+/** The list that is asked for, as a text: callers write their options anew each time. */
+function wantedBy({ jobName, status, labels, pageSize = 10 }: UseRunsOptions): string {
+  return JSON.stringify({ jobName, status, labels, limit: pageSize });
+}
+
+function useStore(client: AnyClient, wanted: string, page: number, isLive: boolean) {
+  return useMemo(() => {
+    const filter: RunFilter & { limit: number } = JSON.parse(wanted);
+    return client.watchRuns({ ...filter, offset: page * filter.limit }, isLive);
+  }, [client, wanted, page, isLive]);
 }
