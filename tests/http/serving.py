@@ -18,7 +18,7 @@ async def serve(app: Any, **options: Any) -> AsyncGenerator[str, None]:
     """uvicorn, with the application's lifespan; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, log_config=None, lifespan="on", timeout_graceful_shutdown=5, **options
+        app, **{"log_config": None, "lifespan": "on", "timeout_graceful_shutdown": 5, **options}
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve([listener]))
