@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { type Frame, FrameParser } from "../../src/core/sse.js";
 
 const TEXT =
-  ": hello\n\nretry: 1500\n\nid: 1\ndata: {\"name\":\"Zoë 🎉\"}\n\n" +
+  ': hello\n\nretry: 1500\n\nid: 1\ndata: {"name":"Zoë 🎉"}\n\n' +
   "event: ignored\nid: 2\ndata: one\ndata:two\ndata\n\nid\ndata:  indented\n\n: ping\n\n";
 
 const FRAMES: Frame[] = [
