@@ -7,7 +7,7 @@ const HOOKS = "tests/unit/hooks.test.tsx";
 /** The tests of the hooks, with a version of React. */
 function hooks(version: string, modules?: string): TestProjectInlineConfiguration {
   const alias = ["react-dom", "react"].map((name) => ({
-    find: new RegExp(`^${name}(?=/|$)`),
+    find: new RegExp(`^${name}(?=/|$)`), // `react-dom` is not `react`
     replacement: join(modules ?? "", name),
   }));
   return {

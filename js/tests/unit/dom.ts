@@ -3,7 +3,14 @@
 import { Window } from "happy-dom";
 
 const window = new Window({ url: "http://localhost/" });
-for (const name of ["window", "document", "HTMLElement", "HTMLIFrameElement", "Node"] as const) {
+for (const name of [
+  "window",
+  "document",
+  "navigator",
+  "HTMLElement",
+  "HTMLIFrameElement",
+  "Node",
+] as const) {
   const value = name === "window" ? window : window[name];
   Object.defineProperty(globalThis, name, { value, configurable: true });
 }

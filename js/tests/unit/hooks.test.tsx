@@ -237,6 +237,7 @@ describe("useJob", () => {
     list.tell(anEvent("step:start", "other", null));
     await settle();
     expect(hook.current).toMatchObject({ currentRunId: "a", isPending: true });
+    expect(server.count("/run")).toBe(0); // the journal of a new run tells everything
     list.tell(anEvent("run:trigger", "b", 1));
     await expect.poll(() => hook.current.currentRunId).toBe("b");
     hook.current.reset();
@@ -246,7 +247,6 @@ describe("useJob", () => {
     expect(hook.current.currentRunId).toBe(null);
     list.tell(anEvent("run:start", "older", 2));
     await expect.poll(() => hook.current.currentRunId).toBe("older");
-    expect(server.count("/run")).toBe(1); // the journals of new runs tell everything
     hook.unmount();
     await expect.poll(() => server.open).toEqual([]);
   });
@@ -345,6 +345,7 @@ describe("useRuns", () => {
     await expect.poll(() => hook.current?.error).toBe("this is invalid_request");
     expect(hook.current.isLoading).toBe(false);
     hook.unmount();
+    await settle();
     let answers = 0;
     server.on("/runs", () => (++answers < 3 ? refuse(503, "away") : [aRun("a", "completed")]));
     const other = start();
@@ -438,8 +439,8 @@ describe("the provider", () => {
   });
 
   test("a promise that is broken reaches the error boundary", async () => {
-    const silenced = vi.spyOn(console, "error").mockImplementation(() => {});
-    const promise = Promise.reject(new Error("no database"));
+    const silenced = vi.mocked(console.error).mockImplementation(() => {});
+    const { promise, fail } = failing();
     let caught: unknown;
     class Boundary extends Component<{ children: ReactNode }> {
       override state = { failed: false };
@@ -458,10 +459,20 @@ describe("the provider", () => {
         <DurablyProvider durably={promise} fallback="…" />
       </Boundary>,
     );
+    await settle();
+    fail(new Error("no database"));
     await expect.poll(() => caught).toMatchObject({ message: "no database" });
     silenced.mockClear();
   });
 });
+
+function failing() {
+  let fail: (error: Error) => void = () => {};
+  const promise = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  return { promise, fail };
+}
 
 test("without a server a hook says what to do", () => {
   const Lost = () => <>{useJobRun({ runId: "r" }).status}</>;

@@ -2,16 +2,17 @@
 
 import { type ReactNode, StrictMode } from "react";
 import { createRoot, type Root } from "react-dom/client";
-import { afterEach, expect, vi } from "vitest";
+import { afterEach, beforeEach, expect, vi } from "vitest";
 
 const roots: Root[] = [];
-const complaints = vi.spyOn(console, "error");
 
+beforeEach(() => {
+  vi.spyOn(console, "error");
+});
 afterEach(() => {
   for (const root of roots.splice(0)) root.unmount();
   // React tells of mistakes in components here.
-  expect(complaints.mock.calls).toEqual([]);
-  complaints.mockClear();
+  expect(vi.mocked(console.error).mock.calls).toEqual([]);
 });
 
 /** Renders in StrictMode; what is returned shows something else on the same root. */
