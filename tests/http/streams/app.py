@@ -1,7 +1,7 @@
 """The programs that these tests serve and watch.
 
-``uvicorn tests.http.streams.app:api`` serves ``/api/durably`` and ``/probe``, which tells what the
-process holds; ``python -m tests.http.streams.app`` works without serving. ``Settings`` says which
+``uvicorn tests.http.streams.app:api`` serves ``/api/durably``, and below it ``/probe``, which tells
+what the process holds; ``python -m tests.http.streams.app`` works without serving. ``Settings`` says which
 environment they read.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from durably import Durably, Step, with_log_persistence
-from durably.http import Limits
+from durably.http import Limits, asgi
 from tests.http.streams import plants
 
 Script = list[list[Any]]
@@ -33,6 +33,8 @@ class Settings(NamedTuple):
     logs: bool = False
     """Whether log lines are kept."""
     limits: dict[str, Any] = {}
+    stuck: float = 30.0
+    """Seconds that a client may not read."""
     plant: str = ""
     """A bug to plant: see ``plants``."""
     options: dict[str, Any] = {}
@@ -129,7 +131,7 @@ class Probed:
         self._counts = Counts(durably)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] != "/probe":
+        if scope["type"] != "http" or not scope["path"].endswith("/probe"):
             await self._app(scope, receive, send)
             return
         body = json.dumps(self._held()).encode()
@@ -167,5 +169,6 @@ if __name__ == "__main__":
     asyncio.run(_work())
 elif "STREAMS" in os.environ:
     plants.plant(_settings().plant)
+    asgi._STUCK = _settings().stuck
     durably = make(_settings())
     api = Probed(durably, durably.asgi(limits=Limits(**_settings().limits)))

@@ -80,10 +80,9 @@ def processes() -> Iterator[list[Process]]:
 def serve(tmp_path: Path, processes: list[Process]) -> Start:
     """Start a server of one's own: ``await serve(worker=False)``; options as ``Settings`` and ``Server``."""
 
-    async def serve(app: str = "", program: str = "uvicorn", **settings: Any) -> Server:
-        chosen = {"app": app} if app else {}
+    async def serve(app: str = "", **settings: Any) -> Server:
         name = f"server-{len(processes)}"
-        server = Server(Settings(str(tmp_path), **settings), name, program=program, **chosen)
+        server = Server(Settings(str(tmp_path), **settings), name, app=app)
         processes.append(server)
         await server.start()
         return server

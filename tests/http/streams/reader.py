@@ -174,6 +174,12 @@ class Reader(asyncio.Protocol):
         await self._until(lambda: self.complete)
         return json.loads(self.body)
 
+    async def end(self) -> None:
+        """Wait until the connection is gone, however."""
+        while not self.ended:
+            self._news.clear()
+            await self._news.wait()
+
     async def _until(self, done: Callable[[], object]) -> None:
         async with asyncio.timeout(PATIENCE):
             while not done():
@@ -203,8 +209,10 @@ class Reader(asyncio.Protocol):
         self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read again."""
+        """Read again, and fast."""
         assert self._transport is not None
+        link = self._transport.get_extra_info("socket")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._transport.resume_reading()
 
     def leave(self) -> None:

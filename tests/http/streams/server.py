@@ -107,21 +107,21 @@ class Server(Process):
         settings: Settings,
         name: str,
         *,
-        app: str = "tests.http.streams.app:api",
+        app: str = "",
         program: str = "uvicorn",
     ) -> None:
-        super().__init__(["-m", program, app], settings, name)
+        super().__init__(["-m", program, app or "tests.http.streams.app:api"], settings, name)
         self._program = program
         self.port = 0
 
-    async def start(self) -> None:
-        """Begin, until it answers that it is well."""
+    async def start(self, *more: str) -> None:
+        """Begin, until it answers that it is well; with more of its program's options."""
         if self._program == "uvicorn":
             where = ["--port", str(self.port), "--no-access-log"]
         else:
             where = ["--bind", f"127.0.0.1:{self.port}"]
         before = len(self.said)
-        self.run(*where)
+        self.run(*where, *more)
         found = await self.say(r"[Rr]unning on http://127\.0\.0\.1:(\d+)", after=before)
         self.port = int(found[1])
         health = await self.ask("GET", "/healthz")
@@ -144,18 +144,16 @@ class Server(Process):
         path: str,
         query: Sequence[tuple[str, Any]] | Mapping[str, Any] = (),
         headers: Mapping[str, str] | None = None,
-        *,
-        base: str = BASE,
         **options: Any,
     ) -> Reader:
         """Ask, and wait for nothing."""
-        asked = f"{base}{path}" + (f"?{urlencode(query)}" if query else "")
+        asked = f"{BASE}{path}" + (f"?{urlencode(query)}" if query else "")
         return await connect(self.port, asked, headers, **options)
 
-    async def ask(self, method: str, path: str, base: str = BASE, **query: Any) -> Any:
+    async def ask(self, method: str, path: str, **query: Any) -> Any:
         """The JSON of an answer."""
         headers = {"connection": "close", "x-durably": "1", "content-length": "0"}
-        reader = await self.request(method, path, query, headers, base=base)
+        reader = await self.request(method, path, query, headers)
         return await reader.json()
 
     async def trigger(self, *script: list[Any], job: str = "script", **more: Any) -> str:
@@ -180,7 +178,7 @@ class Server(Process):
 
     async def probe(self) -> dict[str, Any]:
         """What the process holds."""
-        return await self.ask("GET", "/probe", base="")
+        return await self.ask("GET", "/probe")
 
     async def until(self, done: Any) -> dict[str, Any]:
         """What it holds, once that is as wanted."""
