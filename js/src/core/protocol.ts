@@ -15,8 +15,18 @@ export interface Progress {
   message?: string;
 }
 
+/** Why something failed. */
+interface Failure {
+  /** The name of the exception's type; null when nothing failed. */
+  errorType: string | null;
+  /** The step that raised; null when none did. */
+  failedStepName: string | null;
+  /** Only where the server was told to tell it. */
+  errorTraceback?: string;
+}
+
 /** A run as it was when it was told. */
-export interface Run {
+export interface Run extends Failure {
   id: string;
   jobName: string;
   status: RunStatus;
@@ -40,12 +50,10 @@ export interface Run {
   isActive: boolean;
   /** How often a worker took it up. */
   attempt: number;
-  errorType: string | null;
-  failedStepName: string | null;
 }
 
 /** A step that completed or failed. */
-export interface Step {
+export interface Step extends Failure {
   id: string;
   runId: string;
   name: string;
@@ -56,8 +64,6 @@ export interface Step {
   startedAt: string | null;
   completedAt: string | null;
   attempt: number;
-  errorType: string | null;
-  failedStepName: string | null;
 }
 
 /** A log line of a run. */
@@ -101,10 +107,8 @@ interface StepTold {
   attempt: number;
 }
 
-interface Failed {
+interface Failed extends Failure {
   error: string;
-  errorType: string | null;
-  failedStepName: string | null;
 }
 
 type LogTold = Pick<LogEntry, "stepName" | "level" | "message" | "data">;

@@ -21,11 +21,11 @@ function changeOf(run: Partial<Run>, event: RunEvent | ListEvent): Partial<Run> 
     case "run:release":
       return enter("pending");
     case "run:retry":
-      return { ...enter("pending"), error: null, completedAt: null };
+      return { ...enter("pending"), ...NONE, completedAt: null };
     case "run:complete":
       return { ...end("completed", event), ...("output" in event && { output: event.output }) };
     case "run:fail":
-      return { ...end("failed", event), ...("error" in event && { error: event.error }) };
+      return { ...end("failed", event), ...("error" in event && failureOf(event)) };
     case "run:cancel":
       return end("cancelled", event);
     case "step:complete":
@@ -41,6 +41,14 @@ function enter(status: RunStatus): Partial<Run> {
 
 function end(status: RunStatus, event: { timestamp: string }): Partial<Run> {
   return { ...enter(status), completedAt: event.timestamp };
+}
+
+type Failed = Pick<Run, "error" | "errorType" | "failedStepName">;
+/** Nothing failed. */
+export const NONE: Failed = { error: null, errorType: null, failedStepName: null };
+
+function failureOf({ error, errorType, failedStepName }: Failed): Failed {
+  return { error, errorType, failedStepName };
 }
 
 function stepDone(run: Partial<Run>): Partial<Run> | undefined {

@@ -11,7 +11,7 @@ import {
   type Run,
   type RunEvent,
 } from "./protocol.js";
-import { reduce } from "./reduce.js";
+import { NONE, reduce } from "./reduce.js";
 import { Source } from "./source.js";
 import { patiently, Stream } from "./stream.js";
 
@@ -29,7 +29,7 @@ export interface RunState {
 export const UNKNOWN: RunState = { run: {}, logs: [], problem: null };
 
 /** What a retry changes at once. */
-const AGAIN = { status: "pending", output: null, error: null, completedAt: null } as const;
+const AGAIN: Partial<Run> = { status: "pending", output: null, ...NONE, completedAt: null };
 
 /** Milliseconds after a run's end in which its stream may still take it back: a retry came first. */
 const LAST_WORDS = 1_000;
