@@ -38,6 +38,10 @@ export default defineConfig({
       hooks("18", REACT_18),
       {
         extends: true,
+        test: { name: "package", include: ["tests/package/**/*.test.ts"] },
+      },
+      {
+        extends: true,
         test: { name: "integration", include: ["tests/integration/**/*.test.ts"] },
       },
     ],

@@ -1,22 +1,21 @@
-/** A real Chromium: `$CHROME_PATH`, else Debian's. */
+/** A real Chromium: the one that the project's other tests find. */
 
-import { existsSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { promisify } from "node:util";
 import { type Browser, chromium } from "playwright-core";
+import { python } from "../server/server.js";
 
-const FLAGS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-  // Loopback is all that a test may reach.
-  "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
-];
+const ROOT = join(import.meta.dirname, "../../..");
+const FIND = `
+import json
+from tests.browser.chromium import FLAGS, find
+found = find()
+print(json.dumps({"path": str(found.path), "env": dict(found.env), "flags": FLAGS}))
+`;
 
-export function openChromium(): Promise<Browser> {
-  const path = process.env.CHROME_PATH ?? "/usr/bin/chromium";
-  if (!existsSync(path)) throw new Error(`there is no Chromium at ${path}: set CHROME_PATH`);
-  return chromium.launch({ executablePath: path, args: FLAGS });
+export async function openChromium(): Promise<Browser> {
+  const { stdout } = await promisify(execFile)(python(), ["-c", FIND], { cwd: ROOT });
+  const { path, env, flags } = JSON.parse(stdout);
+  return chromium.launch({ executablePath: path, args: flags, env: { ...process.env, ...env } });
 }
