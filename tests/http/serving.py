@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -31,6 +32,25 @@ async def serve(app: Any, **options: Any) -> AsyncGenerator[str, None]:
     finally:
         server.should_exit = True
         await serving
+        listener.close()
+
+
+@contextmanager
+def serve_in_thread(app: Any) -> Generator[str, None, None]:
+    """``serve``, for those who do not await."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
         listener.close()
 
 
