@@ -80,16 +80,8 @@ export function withHooks(client: DurablyClient, jobs?: Definitions): unknown {
   });
 }
 
-/** What others ask any object for: `await`, JSON, and React's and test tools' looks at it. */
-const NO_JOBS = new Set([
-  "then",
-  "toJSON",
-  "$$typeof",
-  "asymmetricMatch",
-  "nodeType",
-  "tagName",
-  "_owner",
-]);
+/** What others ask any object for: `await`, JSON, React. */
+const NO_JOBS = new Set(["then", "toJSON", "$$typeof"]);
 
 function hooksOf(client: DurablyClient, jobName: string): JobHooks {
   return {

@@ -117,7 +117,7 @@ export class Api {
       all.push(...lines);
       const last = lines.at(-1);
       if (!last || lines.length < LOGS_AT_ONCE || all.length >= MAX_LOGS) return all;
-      after = Number(last.id.slice(last.id.lastIndexOf(":") + 1));
+      after = numberOf(last);
     }
   }
 
@@ -174,6 +174,11 @@ export class Api {
   async #ask<T>(ask: Ask): Promise<T> {
     return (await this.transport.request(ask)).body as T;
   }
+}
+
+/** The number of a kept log line in its run's journal; 0 for none. */
+export function numberOf(line: LogEntry | undefined): number {
+  return Number(line?.id.split(":").at(-1) ?? 0);
 }
 
 type Numbers = { [name: string]: number | string | undefined };

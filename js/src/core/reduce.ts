@@ -51,8 +51,7 @@ function failureOf({ error, errorType, failedStepName }: Failed): Failed {
   return { error, errorType, failedStepName };
 }
 
-function stepDone(run: Partial<Run>): Partial<Run> | undefined {
-  if (run.completedStepCount === undefined) return undefined;
-  const count = run.completedStepCount + 1;
-  return { completedStepCount: count, currentStepIndex: count };
+function stepDone({ completedStepCount: before }: Partial<Run>): Partial<Run> | undefined {
+  const count = before === undefined ? before : before + 1;
+  return count === undefined ? count : { completedStepCount: count, currentStepIndex: count };
 }

@@ -1,6 +1,6 @@
 /** One run, followed: what is known of it, from its own stream or from the lists'. */
 
-import { type Api, MAX_LOGS } from "./api.js";
+import { type Api, MAX_LOGS, numberOf } from "./api.js";
 import { DurablyError } from "./errors.js";
 import type { ListFeed } from "./list-feed.js";
 import {
@@ -63,8 +63,8 @@ export class RunSource extends Source<RunState> {
   #seen: number | undefined;
   /** What was heard since the run was asked for; an answer may be older than that. */
   #since: Partial<Run> = {};
-  /** The ids of the log lines that were heard or read. */
-  readonly #lines = new Set<string>();
+  /** The number of the last log line that was read; those up to it are heard in vain. */
+  #readTo = 0;
   #unkept = 0;
 
   constructor(around: Surroundings, id: string, beginning: Beginning = {}) {
@@ -164,13 +164,18 @@ export class RunSource extends Source<RunState> {
   // -- what is heard, and what is read
 
   #hear(events: RunEvent[]): void {
-    let state = this.getSnapshot();
+    const { problem, ...state } = this.getSnapshot();
+    let { run } = state;
+    const lines: LogEntry[] = [];
     for (const event of events) {
       if (event.runId !== this.#id || this.#isKnown(event)) continue;
       this.#since = reduce(this.#since, event);
-      state = { ...state, run: reduce(state.run, event), logs: this.#logged(state.logs, event) };
+      run = reduce(run, event);
+      if (event.type === "log:write") this.#log(event, lines);
     }
-    this.update(state);
+    if (run === state.run && lines.length === 0) return;
+    const logs = lines.length === 0 ? state.logs : [...state.logs, ...lines].slice(-MAX_LOGS);
+    this.update({ run, logs, problem });
     this.#endSoon();
   }
 
@@ -181,13 +186,11 @@ export class RunSource extends Source<RunState> {
     return false;
   }
 
-  #logged(logs: readonly LogEntry[], event: RunEvent): readonly LogEntry[] {
-    if (event.type !== "log:write") return logs;
+  #log(event: Extract<RunEvent, { type: "log:write" }>, lines: LogEntry[]): void {
     const { runId, stepName, level, message, data, timestamp, sequence } = event;
-    const id = sequence === null ? `${runId}:live-${this.#unkept++}` : `${runId}:${sequence}`;
-    if (this.#lines.has(id)) return logs;
-    this.#lines.add(id);
-    return [...logs, { id, runId, stepName, level, message, data, timestamp }].slice(-MAX_LOGS);
+    if (sequence !== null && sequence <= this.#readTo) return;
+    const id = `${runId}:${sequence ?? `live-${this.#unkept++}`}`;
+    lines.push({ id, runId, stepName, level, message, data, timestamp });
   }
 
   /** Ask for the run and its log lines. What was heard meanwhile is newer than the answer. */
@@ -207,7 +210,7 @@ export class RunSource extends Source<RunState> {
       if (run === null) throw new DurablyError(`there is no run ${this.#id}`, 404, "run_not_found");
       const kept = new Set(logs.map((line) => line.id));
       const others = this.getSnapshot().logs.filter((line) => !kept.has(line.id));
-      for (const id of kept) this.#lines.add(id);
+      this.#readTo = numberOf(logs.at(-1));
       this.update({
         run: { ...run, ...this.#since },
         logs: [...logs, ...others].slice(-MAX_LOGS),

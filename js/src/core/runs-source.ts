@@ -2,7 +2,7 @@
 
 import { type RunFilter, several } from "./api.js";
 import { messageOf } from "./errors.js";
-import type { ListEvent, Run } from "./protocol.js";
+import { isFinalEvent, type ListEvent, type Run } from "./protocol.js";
 import { reduce } from "./reduce.js";
 import type { Surroundings } from "./run-source.js";
 import { Source } from "./source.js";
@@ -23,16 +23,6 @@ export const UNREAD: RunsState = { runs: [], hasMore: false, isLoading: true, er
 
 /** Milliseconds between two readings, however much happens. */
 const READ_EVERY = 200;
-
-/** After these the rows in hand are enough; others add rows, take rows or bring outputs. */
-const PATCHES = new Set([
-  "run:start",
-  "run:progress",
-  "step:start",
-  "step:complete",
-  "step:fail",
-  "log:write",
-]);
 
 export class RunsSource extends Source<RunsState> {
   readonly #around: Surroundings;
@@ -101,12 +91,15 @@ export class RunsSource extends Source<RunsState> {
     const state = this.getSnapshot();
     const runs = state.runs.map((run) => patched(run, events));
     if (runs.some((run, index) => run !== state.runs[index])) this.update({ ...state, runs });
-    if (events.some((event) => !this.#isPatch(event))) void this.read();
+    if (events.some((event) => this.#isMore(event))) void this.read();
   }
 
-  #isPatch(event: ListEvent): boolean {
-    // In a list of certain statuses a start takes a row away, or brings one.
-    return PATCHES.has(event.type) && !(event.type === "run:start" && this.#filter.status);
+  /** Whether it adds rows, takes rows, or brings an output: for others the rows in hand are enough. */
+  #isMore(event: ListEvent): boolean {
+    const { type } = event;
+    if (type === "run:trigger" || type === "run:retry" || isFinalEvent(event)) return true;
+    // A list of certain statuses gains and loses rows by every change.
+    return this.#filter.status !== undefined && type.startsWith("run:") && type !== "run:progress";
   }
 
   async #read(signal: AbortSignal): Promise<void> {
