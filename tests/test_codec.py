@@ -347,3 +347,13 @@ def test_clean_text_says_what_it_left_out():
 
 def test_times_of_day_come_back():
     assert codec_for(time).keep(time(1, 2, 3)).value == time(1, 2, 3)
+
+
+def test_a_lone_surrogate_beside_what_does_not_fit_is_refused_by_path():
+    class Named(BaseModel):
+        name: str
+        count: int
+
+    with pytest.raises(Unstorable) as refused:
+        codec_for(Named).decode('{"name": "\\ud800", "count": "many"}')
+    assert refused.value.path == "$.count"

@@ -112,8 +112,11 @@ class TypedCodec(Codec[T]):
         try:
             return self._adapter.validate_json(text)
         except ValidationError as error:
-            if "\\ud" in text:  # lone surrogates: json reads them, pydantic's parser does not
-                return self._adapter.validate_python(json.loads(text))
+            if "\\ud" not in text:
+                raise _refusal(error) from None
+        try:  # lone surrogates: json reads them, pydantic's parser does not
+            return self._adapter.validate_python(json.loads(text))
+        except ValidationError as error:
             raise _refusal(error) from None
 
     def schema(self) -> dict[str, Any]:

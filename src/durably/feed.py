@@ -44,8 +44,9 @@ class Watcher:
 
     def tell(self, event: AnyEvent) -> None:
         """Something happened."""
-        if len(self._queue) >= MAX_QUEUED:  # a slow one reads the journal instead
-            self._queue.clear()
+        if len(self._queue) >= MAX_QUEUED:  # a slow one reads the journal, where progress is not
+            progress = [event for event in self._queue if isinstance(event, RunProgress)]
+            self._queue = deque(progress[-1:])
             self._look = True
         self._queue.append(event)
         self._news.set()
@@ -64,10 +65,10 @@ class Watcher:
         """Take the live events that were told before the journaled one of that number."""
         while self._queue and (self._queue[0].sequence or 0) <= sequence:
             event = self._queue.popleft()
-            if event.sequence is None:
-                yield event
-            elif event.sequence == sequence:
+            if event.sequence == sequence:
                 return
+            if event.sequence is None and not event.is_final:  # the journal tells of the end
+                yield event
 
     async def next(self) -> AnyEvent | None:
         """The next event, or None: look at the journal."""
@@ -179,10 +180,10 @@ class Feed:
         """Tell the lists, each journaled event once and in order; False: some before it are missing."""
         number = _DELETED if isinstance(event, RunDelete) else event.sequence
         if number is not None:
-            last = self._counted.get(event.run_id)
-            if last is not None and number <= last:
+            last = self._counted.get(event.run_id, 0)
+            if number <= last:
                 return True
-            if last is not None and last + 1 < number < _DELETED and not gapless:
+            if last + 1 < number < _DELETED and not gapless:
                 return False
             self._count(event.run_id, number)
         for watcher in self._lists:
@@ -244,13 +245,14 @@ class Feed:
                     yield progress
                 following = True
                 while not final and (live := await watcher.next()) is not None:
-                    if live.sequence is None:
+                    number = live.sequence or 0
+                    if number == last + 1:
+                        last, final = number, live.is_final
                         yield live
-                    elif live.sequence == last + 1:
-                        last, final = live.sequence, live.is_final
+                    elif number > last or live.is_final:
+                        break  # the journal has what is missing, and a deletion's number
+                    elif number == 0:
                         yield live
-                    elif live.sequence > last:
-                        break  # something was told by another process: read the journal
         finally:
             self._leave(run_id, watcher)
 
@@ -388,9 +390,22 @@ class Feed:
             if line.run_id in self._watchers and line.seq > self._told.get(line.run_id, 0):
                 behind.setdefault(line.run_id, line.seq - 1)
             if self._lists:
-                self._tell_lists(event_from_row(line), gapless=True)
+                await self._tell_lists_of(event_from_row(line))
         for run_id, after in behind.items():
             await self._tell_journal(run_id, after)
+
+    async def _tell_lists_of(self, event: AnyEvent) -> None:
+        """Tell the lists what the tail says; before a run's end, how far it came elsewhere."""
+        if event.is_final and self._counted.get(event.run_id, 0) < (event.sequence or 0):
+            row = await self._store.run(event.run_id)
+            if row is not None and row.lease_owner != self._name:
+                self._tell_lists_progress(row)
+        self._tell_lists(event, gapless=True)
+
+    def _tell_lists_progress(self, row: RunRow) -> None:
+        event = _progress_event(row)
+        if event is not None and self._progress.get(row.id) != row.progress:
+            self._tell_lists(event)
 
     async def _tell_journal(self, run_id: str, after: int) -> None:
         lines = await self._store.journal(run_id, after, CHUNK)
@@ -413,8 +428,7 @@ class Feed:
         for row in rows:
             if (event := _progress_event(row)) is not None:
                 self._tell_progress_of(event)
-                if self._lists and self._progress.get(row.id) != row.progress:
-                    self._tell_lists(event)
+            self._tell_lists_progress(row)
         self._progress = {row.id: row.progress or "" for row in rows}
 
     def _tell_progress_of(self, event: RunProgress) -> None:

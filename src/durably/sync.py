@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import events
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .durably import Durably
 
 T = TypeVar("T")
+_CLOSED = "this Durably is closed; use it inside 'with durably.sync() as d'"
 _NO_INPUT: Any = None  # for a job that takes none
 
 
@@ -27,17 +30,22 @@ class Portal:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it."""
-        if not self._thread.is_alive():
-            coroutine.close()
-            raise ClosedError("this Durably is closed; use it inside 'with durably.sync() as d'")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:
+            if self._closed or not self._thread.is_alive():
+                coroutine.close()
+                raise ClosedError(_CLOSED)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise ClosedError(_CLOSED) from None
         except BaseException:
             future.cancel()
             raise
@@ -51,13 +59,25 @@ class Portal:
                 except StopAsyncIteration:
                     return
         finally:
-            self.call(cast("Any", stream).aclose())
+            with suppress(ClosedError):  # closed meanwhile, and with it the stream
+                self.call(cast("Any", stream).aclose())
 
     def close(self) -> None:
-        """Stop the loop and its thread."""
+        """Stop the loop and its thread; whoever still waits for something hears that it is closed."""
+        with self._lock:
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end_all(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        if others:
+            await asyncio.wait(others)
+        await self._loop.shutdown_asyncgens()
 
 
 async def _next(stream: AsyncIterator[T]) -> T:
@@ -214,6 +234,7 @@ class SyncDurably:
         scope: str | None = None,
     ) -> list[Run]:
         """As ``Durably.get_runs``."""
+        portal = self._portal
         found = self._durably.get_runs(
             job=job,
             status=status,
@@ -223,7 +244,7 @@ class SyncDurably:
             cursor=cursor,
             scope=scope,
         )
-        return self._portal.call(found)
+        return portal.call(found)
 
     def get_steps(self, run_id: str) -> list[StepRecord]:
         """As ``Durably.get_steps``."""

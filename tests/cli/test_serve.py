@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from durably.cli import main
+
 from .conftest import Place, Process, wait_for
 
 AUTH = '''
@@ -112,6 +114,8 @@ def test_without_a_worker_it_executes_nothing(place: Place) -> None:
     assert place.durably("worker", "app:durably", "--until-idle").code == 0
     assert api.status(run_id) == "completed"
     assert place.effects() == ["a"]
+    status, health = api.ask("GET", "/healthz")
+    assert (status, health["worker"]) == (200, "none")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -231,15 +235,27 @@ def test_pages_of_listed_origins_may_ask(place: Place) -> None:
     ],
 )
 def test_what_cannot_be_served_is_one_line(
-    place: Place, words: list[str], code: int, says: str
+    place: Place,
+    words: list[str],
+    code: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (place.path / "auth.py").write_text(AUTH)
-    refused = place.durably(*words)
-    assert (refused.code, refused.out) == (code, "")
-    assert says in refused.err
-    assert refused.err.startswith("durably: error: ")
-    assert refused.err.count("\n") == 1
+    monkeypatch.chdir(place.path)
+    monkeypatch.setattr(sys, "path", [str(place.path), *sys.path])
+    for module in ("app", "auth"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert main(words) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert err.startswith("durably: error: ")
+    assert err.count("\n") == 1
     assert not (place.path / "jobs.db").exists()
+    for module in ("app", "auth"):
+        sys.modules.pop(module, None)
 
 
 def test_a_port_in_use_is_one_line(place: Place) -> None:

@@ -115,6 +115,13 @@ class Server:
             self.process.wait()
             self.process = None
 
+    def stop(self) -> None:
+        """As a deploy does it: streams are ended, not broken."""
+        assert self.process is not None
+        self.process.terminate()
+        assert self.process.wait(60) == 0, self.said()
+        self.process = None
+
     def said(self) -> str:
         return (self.place / "said").read_text()
 

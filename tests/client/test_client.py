@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from durably import Durably, Step, events, job
+from durably import Durably, Step, Trigger, events, job
 from durably.client import DurablyClient, JobInfo, RequestRefusedError, SyncDurablyClient
 from durably.errors import (
     ClosedError,
@@ -49,6 +49,21 @@ async def test_a_name_gives_plain_json(client: DurablyClient) -> None:
     assert run.input == {"steps": 1, "pause": 0.0, "fails_without": None}
     assert run.output == {"count": 1}
     assert (await client.wait(run.id)).output == {"count": 1}
+
+
+async def test_a_known_job_changes_nothing_for_its_name(client: DurablyClient, app: Any) -> None:
+    await client.trigger(app.work, app.Wanted(steps=0))
+    plain = await client.trigger("work", {"steps": 1})
+    assert (await client.wait(plain)).output == {"count": 1}
+    assert (await client.follow(plain.id)).output == {"count": 1}
+    assert (await client.trigger_and_wait("work", {"steps": 1})).output == {"count": 1}
+    typed = await client.get_run(plain.id, job=app.work)
+    assert typed is not None
+    assert (await client.wait(typed)).output == app.Done(count=1)
+    assert (await client.follow(typed)).output == app.Done(count=1)
+    assert (await client.trigger_and_wait(app.work, app.Wanted(steps=1))).output == app.Done(
+        count=1
+    )
 
 
 async def test_what_is_read_is_what_the_database_holds(
@@ -203,15 +218,23 @@ async def test_lists_are_paged(client: DurablyClient) -> None:
     assert len(await client.get_runs(labels=labels, status=["completed", "failed"])) == 7
 
 
-async def test_more_runs_than_a_page_holds(client: DurablyClient) -> None:
+async def test_more_runs_than_a_page_holds(client: DurablyClient, shared: Server, app: Any) -> None:
     labels = {"many": "yes"}
-    made = [await client.trigger("hold", labels=labels) for _ in range(203)]
+    local = Durably(shared.place / "jobs.db", jobs=[app.work], worker=False)
+    await local.start()
+    try:
+        triggers = [Trigger(app.Wanted(steps=0), labels=labels) for _ in range(403)]
+        made = await local.jobs["work"].batch_trigger(triggers)
+    finally:
+        await local.stop()
     newest_first = [run.id for run in made][::-1]
-    assert [run.id for run in await client.get_runs(labels=labels, limit=1000)] == newest_first
-    assert [run.id for run in await client.get_runs(labels=labels, limit=202)] == newest_first[:202]
+    for limit in (199, 200, 201, 400, 1000):
+        found = await client.get_runs(labels=labels, limit=limit)
+        assert [run.id for run in found] == newest_first[:limit]
     assert [run.id async for run in client.iter_runs(labels=labels)] == newest_first
-    for run in made:
-        await client.cancel(run.id)
+    assert [run.id for run in await client.get_runs(labels=labels, limit=300, offset=150)] == (
+        newest_first[150:]
+    )
 
 
 async def test_jobs(client: DurablyClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,11 +19,12 @@ from durably.client import (
     ServerUnavailableError,
 )
 from durably.client.connection import LONGEST_PAUSE, LONGEST_WISH, Backoff
-from durably.errors import ConfigurationError, DurablyError
+from durably.errors import ConfigurationError, DurablyError, RunCancelledError
 from durably.runtime import Runtime
 
 from .places import Canned, answer, free_port
 
+AT = "2026-01-01T00:00:00.000Z"
 JOBS = answer("200 OK", "[]")
 
 
@@ -64,6 +66,11 @@ async def test_a_server_may_wish_for_a_pause() -> None:
     await backoff.pause(wish=1e9)
     assert 5.0 <= runtime.slept[0] <= 5.5
     assert LONGEST_WISH <= runtime.slept[1] <= LONGEST_WISH + 1
+    backoff.heed(0)
+    for _ in range(100):
+        backoff.failures = 0
+        await backoff.pause()
+    assert max(runtime.slept[-100:]) > 0.05, "nobody hammers, whatever the server says"
     backoff = Backoff(runtime)
     backoff.heed(86_400_000)  # "no more to come"
     await backoff.pause()
@@ -90,8 +97,9 @@ async def test_a_server_that_is_away_for_a_moment(status: str) -> None:
 async def test_too_many_requests_were_not_done() -> None:
     busy = answer("429 Too Many", '{"error": "slowly", "code": "busy"}', "retry-after: 0")
     done = answer("200 OK", '{"runId": "r", "disposition": "created"}')
-    async with against(busy, done, answer("404 Not Found", "{}"), retries=1) as (client, canned):
-        with pytest.raises(RequestRefusedError):
+    gone = answer("404 Not Found", '{"error": "no such run", "code": "run_not_found"}')
+    async with against(busy, done, gone, retries=1) as (client, canned):
+        with pytest.raises(RequestRefusedError, match=r"run r .* but you may not read it"):
             await client.trigger("work")
         assert [request.split()[0] for request in canned.requests] == [b"POST", b"POST", b"GET"]
 
@@ -103,6 +111,8 @@ async def test_too_many_requests_were_not_done() -> None:
          RequestRefusedError, "say who you are; pass headers= or auth="),
         (answer("403 No", '{"error": "not allowed", "code": "not_allowed"}'),
          RequestRefusedError, "was refused (403): not allowed"),
+        (answer("409 No", '{"error": "this key is taken", "code": "conflict"}'),
+         RequestRefusedError, "was refused (409): this key is taken"),
         (answer("404 Not Found", "<html>", kind="text/html"),
          RequestRefusedError, "was refused (404): Not Found; the URL must be that of the API"),
         (answer("308 Moved", "", "location: /elsewhere"),
@@ -147,11 +157,58 @@ async def test_a_stream_that_is_none() -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_events_of_a_later_version_are_passed_over() -> None:
-    common = '"runId": "r", "jobName": "j", "labels": {}, "timestamp": "2026-01-01T00:00:00.000Z"'
-    later = f'id: 1\ndata: {{"type": "run:later", {common}, "sequence": 1}}\n\n'
-    end = f'id: 2\ndata: {{"type": "run:cancel", {common}, "sequence": 2, "more": [7]}}\n\n'
-    async with against(answer("200 OK", later + end, kind="text/event-stream")) as (client, _):
+    async with against(told((1, "run:later"), (2, "run:cancel"))) as (client, _):
         assert [event.type async for event in client.subscribe("r")] == ["run:cancel"]
+
+
+def of_run(status: str) -> bytes:
+    """An answer to GET /run."""
+    times = dict.fromkeys(("startedAt", "completedAt", "createdAt", "updatedAt"), AT)
+    run = {"id": "r", "jobName": "j", "status": status, "input": None, "output": None}
+    return answer("200 OK", json.dumps({**run, "progress": None, "labels": {}, **times}))
+
+
+def told(*events: tuple[int, str]) -> bytes:
+    """A stream that the server ends."""
+    common = {"runId": "r", "jobName": "j", "labels": {}, "timestamp": AT}
+    frames = [
+        f"id: {n}\ndata: {json.dumps({'type': kind, **common, 'sequence': n})}\n\n"
+        for n, kind in events
+    ]
+    return answer("200 OK", "retry: 1\n\n" + "".join(frames), kind="text/event-stream")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stream_that_is_ended_before_the_run() -> None:
+    """Only a final event, or a run that was over before it asked, is the end."""
+    for last in (told((2, "run:cancel")), told((1, "run:trigger"), (2, "run:cancel")), told()):
+        answers = [told((1, "run:trigger")), of_run("running"), told(), of_run("cancelled"), last]
+        async with against(*answers) as (client, canned):
+            heard = [event.sequence async for event in client.subscribe("r")]
+            assert heard == ([1] if last == told() else [1, 2])
+            assert len(canned.requests) == 5
+            ids = [r.lower().partition(b"last-event-id: ")[2][:1] for r in canned.requests]
+            assert ids == [b"0", b"", b"1", b"", b"1"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stream_that_is_ended_before_all_of_a_run_that_is_over_was_told() -> None:
+    over = of_run("cancelled")
+    first, second = told((1, "run:trigger")), told((2, "run:retry"))
+    async with against(first, over, second, over, told((3, "run:cancel"))) as (client, _):
+        assert [event.sequence async for event in client.subscribe("r")] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_a_run_came_to_is_asked_until_it_is_told() -> None:
+    """The end is known; the server that told it goes away before it tells the rest."""
+    away = [answer("503 Later", "{}")] * 7
+    answers = [of_run("running"), told((2, "run:cancel")), *away, of_run("cancelled")]
+    async with against(*answers, retries=1) as (client, canned):
+        with pytest.raises(RunCancelledError) as cancelled:
+            await client.wait("r")
+        assert cancelled.value.run.status == "cancelled"
+        assert len(canned.requests) == 10
 
 
 async def test_what_is_sent() -> None:
@@ -175,7 +232,8 @@ async def test_what_is_sent() -> None:
     assert "accept: text/event-stream\r\n" in subscribe
 
 
-async def test_secrets_are_not_shown() -> None:
+async def test_secrets_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
     url = f"http://me:hunter2@127.0.0.1:{free_port()}/api/durably?"
     with pytest.raises(ConfigurationError) as odd:
         DurablyClient(url.replace("?", "?token=hunter2"))
@@ -185,15 +243,23 @@ async def test_secrets_are_not_shown() -> None:
         with pytest.raises(ServerUnavailableError) as away:
             await client.get_run("r")
         assert "hunter2" not in str(away.value) + away.value.url
+    canned = Canned(JOBS)
+    async with canned.open() as plain:
+        url = plain.replace("//", "//me:hunter2@")
+        async with DurablyClient(url) as client:
+            await client.get_jobs()
+    assert b64encode(b"me:hunter2") in canned.requests[0], "as Basic"
+    assert "hunter2" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"url": "127.0.0.1:8000"}, "is no URL"),
+        ({"url": "127.0.0.1:8000"}, "is no URL of a server"),
         ({"url": "ftp://here"}, "is no URL of a server"),
         ({"url": "http://"}, "is no URL of a server"),
-        ({"url": "http://here:port"}, "is no URL"),
+        ({"url": "http://me:hunter2@here:port"}, "the server's URL is none: Invalid port: 'port'"),
+        ({"url": 7}, "the server's URL is none"),
         ({"url": "http://here/?a=b"}, "no query"),
         ({"timeout": 0}, "timeout must be more than 0"),
         ({"timeout": "soon"}, "timeout must be seconds"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,10 @@ async def test_waiting_through_a_proxy_that_cuts(shared: Server, app: Any, seed:
         assert (same.id, same.disposition) == (run.id, "idempotent"), "one key, one run"
 
 
-async def test_a_server_that_is_killed_and_started_again(server: Server, app: Any) -> None:
+@pytest.mark.parametrize("end", [Server.kill, Server.stop])
+async def test_a_server_that_is_ended_and_started_again(
+    server: Server, app: Any, end: Callable[[Server], None]
+) -> None:
     server.start()
     server.await_up()
     async with DurablyClient(server.url) as client:
@@ -85,7 +88,7 @@ async def test_a_server_that_is_killed_and_started_again(server: Server, app: An
         async for event in client.subscribe(run.id):
             told.append(event)
             if event.sequence in kill_at:
-                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(end, server)
                 server.start()
         assert complete(told), numbers(told)
         attempts = [event.attempt for event in told if isinstance(event, events.RunStart)]
@@ -101,7 +104,10 @@ async def test_a_server_that_is_killed_and_started_again(server: Server, app: An
         await listing.aclose()
 
 
-async def test_a_server_that_is_away_when_the_run_ends(server: Server, app: Any) -> None:
+@pytest.mark.parametrize("end", [Server.kill, Server.stop])
+async def test_a_server_that_is_away_when_the_run_ends(
+    server: Server, app: Any, end: Callable[[Server], None]
+) -> None:
     """Another process ends the run; the client learns it when there is a server again."""
     server.start("--no-worker")
     server.await_up()
@@ -110,7 +116,7 @@ async def test_a_server_that_is_away_when_the_run_ends(server: Server, app: Any)
         subscription = client.subscribe(run.id)
         assert (await anext(subscription)).type == "run:trigger"
         waiting = asyncio.create_task(client.wait(run))
-        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(end, server)
         await _work_until_idle(server.place)
         server.start("--no-worker")
         assert (await waiting).output == app.Done(count=1)

@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from durably.client import DurablyClient, SyncDurablyClient
 from durably.errors import ClosedError, RunCancelledError, RunFailedError, RunNotFoundError
 from durably.events import Resync
+from tests.tier import by_tier
 
 from .places import Server
 
@@ -117,6 +119,36 @@ def test_closing_it_lets_nobody_hang(shared: Server) -> None:
     with SyncDurablyClient(shared.url) as other:
         assert repr(other) == f"SyncDurablyClient('{shared.url}')"
         other.cancel(run.id)
+
+
+def test_an_iteration_that_outlives_its_client(shared: Server) -> None:
+    with SyncDurablyClient(shared.url) as client:
+        run = client.trigger("hold")
+        iteration = client.subscribe(run.id)
+        assert next(iteration).type == "run:trigger"
+        client.cancel(run.id)
+    with pytest.raises(ClosedError):
+        list(iteration)
+
+
+def test_closing_it_while_others_call(shared: Server) -> None:
+    """At any moment of their calls: each ends, with an answer or with ``ClosedError``."""
+    for _ in range(by_tier(quick=10, ci=50, soak=1000)):
+        client = SyncDurablyClient(shared.url)
+        client.get_jobs()
+
+        def calls(client: SyncDurablyClient = client) -> None:
+            with suppress(ClosedError):
+                while True:
+                    client.get_jobs()
+
+        threads = [threading.Thread(target=calls) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        client.close()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def test_one_that_was_never_used_is_closed_too(shared: Server) -> None:

@@ -55,6 +55,7 @@ def blocks(page: Path) -> list[Block]:
 def run_page(page: Path) -> None:
     """Run a page's Python blocks here."""
     module = sys.modules["__main__"] = ModuleType("__main__")
+    sys.path.insert(0, "")  # the files that the page saves are imported by it
     with asyncio.Runner() as runner:
         for block in blocks(page):
             if block.language == "python":

@@ -16,6 +16,11 @@ was raised. `MODULE` is imported with the current directory on the path; `MODULE
 handle, `MODULE:DURABLY` an instance. Where a command takes `--db PATH`, the default is `$DURABLY_DB`, else
 `./durably.db`.
 
+The commands that look at runs and move them ask a server instead with `--url URL`, before or after the command's
+name, or where `$DURABLY_URL` is set and neither `--db` nor `--app` is given. `--header 'NAME: VALUE'` is sent along;
+`$DURABLY_TOKEN` is sent as a bearer token. That needs `pip install durably[client]`, and `durably serve` needs
+`pip install durably[server]`.
+
 """
 
 

@@ -14,7 +14,8 @@ from durably.cli.parser import build_parser
 
 from . import blocks as doc
 
-LANGUAGES = {"python", "sh", "text", "json", "sql", "mermaid"}
+LANGUAGES = {"python", "sh", "text", "json", "sql", "mermaid", "html", "ini", "nginx", "dockerfile"}
+EXTRAS = {"cli", "client", "postgres", "server"}
 PAGES = [pytest.param(page, id=str(page.relative_to(doc.ROOT))) for page in doc.pages()]
 
 
@@ -52,7 +53,9 @@ def test_shell_commands_exist(page: Path) -> None:
                 case ["make", *words]:
                     assert set(words) <= set(targets), line
                 case ["pip", "install", package]:
-                    assert package in ("durably", "durably[cli]"), line
+                    name, _, extras = package.rstrip("]").partition("[")
+                    assert name == "durably", line
+                    assert set(extras.split(",")) <= EXTRAS | {""}, line
                 case ["durably", *words]:
                     build_parser().parse_args(words)
                 case _:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from durably.http import Handler, Request
+from durably.http import Handler, Request, Response
 
 JSON = {"content-type": "application/json"}
 
@@ -55,21 +55,52 @@ class Asker:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Any request."""
-        response = await self.handler.handle(
-            Request(
-                method,
-                path,
-                list(query),
-                {**self.headers, **(headers or {})},
-                body,
-                self.client,
-            )
-        )
+        response = await self._ask(method, path, query, body, headers)
         if isinstance(response.body, bytes):
             told = response.body
         else:
             told = b"".join([chunk async for chunk in response.body])
         return Answer(response.status, dict(response.headers), told)
+
+    async def peek(
+        self,
+        method: str,
+        path: str,
+        query: Iterable[tuple[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Any request; of a stream no more than its head."""
+        response = await self._ask(method, path, query, b"", headers)
+        if isinstance(response.body, bytes):
+            return Answer(response.status, dict(response.headers), response.body)
+        await response.body.aclose()
+        return Answer(response.status, dict(response.headers), b"")
+
+    async def stream(self, path: str, *query: tuple[str, str]) -> AsyncGenerator[Any, None]:
+        """The events of a stream, without its comments."""
+        response = await self._ask("GET", path, query, b"", None)
+        assert response.status == 200
+        assert not isinstance(response.body, bytes)
+        try:
+            async for chunk in response.body:
+                for line in chunk.splitlines():
+                    if line.startswith(b"data: "):
+                        yield json.loads(line[6:])
+        finally:
+            await response.body.aclose()
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Iterable[tuple[str, str]],
+        body: bytes | AsyncIterator[bytes],
+        headers: Mapping[str, str] | None,
+    ) -> Response:
+        said = {**self.headers, **(headers or {})}
+        return await self.handler.handle(
+            Request(method, path, list(query), said, body, self.client)
+        )
 
     async def get(self, path: str, *pairs: tuple[str, str], **query: object) -> Answer:
         """A GET."""

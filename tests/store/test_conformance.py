@@ -450,3 +450,10 @@ async def test_migrating_twice_changes_nothing(store):
     await store.migrate()
     await store.require_schema()
     assert len(await store.runs(RunFilter())) == 1
+
+
+async def test_labels_of_any_alphabet_find_their_runs(store):
+    labels = '{"stra\\u00dfe":"gr\\u00f6\\u00dfe"}'
+    await put(store, new(1)._replace(labels=labels), new(2))
+    found = await store.runs(RunFilter(labels={"straße": "größe"}))
+    assert [row.id for row in found] == [new(1).id]

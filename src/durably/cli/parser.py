@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from ..state import Status
 from . import runs, serve, work
+from .codegen import codegen
 from .doctor import doctor
 from .remote import TOKEN, URL, header
 from .target import DEFAULT, VARIABLE, UsageError
@@ -106,6 +107,7 @@ def build_parser() -> Parser:
     _add_run(commands)
     _add_worker(commands)
     _add_serve(commands)
+    _add_codegen(commands)
     _add_runs(commands)
     _add_history(commands)
     _add_upkeep(commands)
@@ -185,6 +187,14 @@ def _add_serve(commands: Commands) -> None:
         f"{server.epilog}\n\nA second signal hands the runs back at once. /healthz, /readyz and /metrics "
         f"are also at the root.\n\n{EXIT_CODES}"
     )
+
+
+def _add_codegen(commands: Commands) -> None:
+    what = "write the types of an application's jobs for a page in TypeScript"
+    example = "durably codegen ts app:durably > src/jobs.ts"
+    parser = _add(commands, "codegen", codegen, what, example)
+    parser.add_argument("language", choices=["ts"], help="TypeScript")
+    parser.add_argument("durably", metavar="MODULE:DURABLY", help="the instance with the jobs")
 
 
 def _add_runs(commands: Commands) -> None:

@@ -31,14 +31,7 @@ def _notebook() -> Any:
 @contextmanager
 def _under_the_cell(title: str, display: Any) -> Generator[Show]:
     handle = display(_shown(title, Progress(0)), raw=True, display_id=True)
-    last = Progress(0)
-
-    def show(progress: Progress) -> None:
-        nonlocal last
-        last = progress
-        handle.update(_shown(title, progress), raw=True)
-
-    yield show
+    yield lambda progress: handle.update(_shown(title, progress), raw=True)
 
 
 def _shown(title: str, progress: Progress) -> dict[str, str]:

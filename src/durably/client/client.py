@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, Generic, cast, overload
@@ -45,8 +45,6 @@ class DurablyClient:
     """A Durably server, spoken to over HTTP, with the methods of ``Durably``.
 
     ``url``: of the API, as ``http://127.0.0.1:8000/api/durably``.
-    ``jobs``: jobs whose types the inputs and outputs of runs have; a job that is given to a method is
-    remembered as well. Runs of other jobs have plain JSON values.
     ``headers``, ``auth``: sent with each request; a bearer token is
     ``headers={"authorization": "Bearer ..."}``, and ``auth=("name", "password")`` is Basic.
     ``timeout``: seconds to connect, and between parts of an answer.
@@ -61,7 +59,6 @@ class DurablyClient:
         self,
         url: str,
         *,
-        jobs: Iterable[AnyJob[Any, Any]] = (),
         headers: Mapping[str, str] | None = None,
         auth: httpx2.Auth | tuple[str, str] | None = None,
         timeout: Seconds = 30.0,
@@ -79,11 +76,9 @@ class DurablyClient:
         )
         self._server = Server(self._connection)
         self._jobs: dict[str, Job[Any, Any]] = {}
-        for job in jobs:
-            self._know(job)
 
     def __repr__(self) -> str:
-        return f"DurablyClient({self._connection.shown!r})"
+        return f"DurablyClient({self._connection.url!r})"
 
     async def __aenter__(self) -> DurablyClient:
         return self
@@ -184,16 +179,17 @@ class DurablyClient:
             concurrency_key=concurrency_key,
             labels=labels,
         )
-        return await self.wait(run, timeout)
+        known = None if isinstance(job, str) else self._know(job)
+        return await self._wait(_Waiting(run, known), timeout, _watch_nothing)
 
     async def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
         """The run once it is completed, as ``Durably.wait``; through any number of lost connections.
 
-        Given a ``Run``, its values have the types of its job, where this client knows it; given an
-        id, they are plain JSON. Raises ``RunFailedError``, ``RunCancelledError`` or
+        Given a ``Run`` with the types of its job, those hold; given one without, or an id, values are
+        plain JSON. Raises ``RunFailedError``, ``RunCancelledError`` or
         ``WaitTimeoutError``, each with ``.run``; ``RunNotFoundError``.
         """
-        return await self._wait(run, timeout, lambda _: None)
+        return await self._wait(self._waiting(run), timeout, _watch_nothing)
 
     async def follow(
         self,
@@ -207,10 +203,21 @@ class DurablyClient:
         ``show`` draws instead: it is called with each ``Progress``.
         """
         with nullcontext(show) if show else open_bar(title_of(run)) as draw:
-            return await self._wait(run, timeout, lambda event: _draw(event, draw))
+            waiting = self._waiting(run)
+            return await self._wait(waiting, timeout, lambda event: _draw(event, draw))
 
-    async def _wait(self, run: Run[I, O] | str, timeout: Seconds | None, watch: Watch) -> Run[I, O]:
-        waiting = _Waiting(run, None if isinstance(run, str) else self._jobs.get(run.job))
+    def _waiting(self, run: Run[I, O] | str) -> _Waiting[I, O]:
+        job = None if isinstance(run, str) else self._jobs.get(run.job)
+        if not isinstance(run, str) and job is not None:
+            try:
+                job.input.keep(run.input)
+            except Unstorable:  # it was triggered or read by name, as plain JSON
+                job = None
+        return _Waiting(run, job)
+
+    async def _wait(
+        self, waiting: _Waiting[I, O], timeout: Seconds | None, watch: Watch
+    ) -> Run[I, O]:
         limit = asyncio.timeout(None if timeout is None else seconds(timeout))
         try:
             async with limit:
@@ -219,9 +226,10 @@ class DurablyClient:
             if not limit.expired():
                 raise
             await self._look_once_more(waiting, seconds(timeout or 0))
-        return _settled(cast("Run[I, O]", waiting.seen))
+        assert waiting.seen is not None
+        return _settled(waiting.seen)
 
-    async def _until_over(self, waiting: _Waiting, watch: Watch) -> None:
+    async def _until_over(self, waiting: _Waiting[Any, Any], watch: Watch) -> None:
         if waiting.seen is None or waiting.seen.is_final:
             waiting.seen = await self._server.run(
                 waiting.run_id, waiting.job, patient=self._connection.met
@@ -232,13 +240,13 @@ class DurablyClient:
                     watch(event)
             waiting.seen = await self._server.run(waiting.run_id, waiting.job, patient=True)
 
-    async def _look_once_more(self, waiting: _Waiting, waited: float) -> None:
+    async def _look_once_more(self, waiting: _Waiting[Any, Any], waited: float) -> None:
         """In time or not: the run as it stands, if the server can tell."""
         with suppress(TimeoutError, ServerError):
             async with asyncio.timeout(_LAST_LOOK):
                 waiting.seen = await self._server.run(waiting.run_id, waiting.job)
         if waiting.seen is None:
-            url = self._connection.shown
+            url = self._connection.url
             text = f"{url} did not tell how run {waiting.run_id} stands within {waited:g} s"
             raise ServerUnavailableError(text, url=url)
         if not waiting.seen.is_final:
@@ -390,7 +398,7 @@ class _Waiting(Generic[I, O]):
 
     def __init__(self, run: Run[I, O] | str, job: Job[Any, Any] | None) -> None:
         self.run_id = run if isinstance(run, str) else run.id
-        self.seen = None if isinstance(run, str) else run
+        self.seen: Run[I, O] | None = None if isinstance(run, str) else run
         self.job = job
 
 
@@ -414,6 +422,10 @@ def _settled(run: Run[I, O]) -> Run[I, O]:
     if run.status == Status.CANCELLED:
         raise RunCancelledError(f"run {run.id} ({run.job}) was cancelled", run)
     return run
+
+
+def _watch_nothing(_: AnyEvent) -> None:
+    pass
 
 
 def _draw(event: AnyEvent, draw: Show) -> None:

@@ -14,15 +14,14 @@ import httpx2
 from ..errors import ClosedError, ConfigurationError, DurablyError
 from ..runtime import Runtime
 from .errors import ServerError, ServerUnavailableError
-from .refusals import Asked, message_of, refusal, without_secrets
+from .refusals import Asked, message_of, refusal
 
 T = TypeVar("T")
 
-_AWAY = frozenset(
-    {502, 503, 504}
-)  # what proxies and servers say when they are about to be there again
+_AWAY = frozenset({502, 503, 504})  # said by proxies and servers that will be there again
 _BUSY = 429  # refused before anything was done
 _SILENCE = 45.0  # seconds; a server's streams say something every 15
+SHORTEST_BOUND = 0.1  # seconds, whatever a server says
 LONGEST_PAUSE = 15.0  # seconds
 LONGEST_WISH = 60.0  # seconds that a server may ask us to wait
 # A pooled connection is given up before the server may close it (uvicorn: after 5 s), so that no request
@@ -65,7 +64,7 @@ class Backoff:
     def heed(self, hint: int | None) -> None:
         """A server's ``retry:``, in milliseconds. A longer one than we ever wait means: no more to come."""
         if hint is not None and hint <= LONGEST_PAUSE * 1000:
-            self._first = hint / 1000
+            self._first = max(SHORTEST_BOUND, hint / 1000)
 
     async def pause(self, wish: float = 0.0) -> None:
         """Wait; not less than what the server wished for."""
@@ -89,14 +88,13 @@ class Connection:
         transport: httpx2.AsyncBaseTransport | None,
         runtime: Runtime,
     ) -> None:
-        self._url = _checked(url)
-        self.shown = without_secrets(self._url)
-        """The server's URL as it may be shown."""
+        self.url, named = _checked(url)
+        """The server's URL, without a name and a password."""
         self.runtime = runtime
         self.met = False
         """True once the server answered: what is lost from then on will come back."""
         self.retries = retries
-        self._options: dict[str, Any] = {"auth": auth, "transport": transport}
+        self._options: dict[str, Any] = {"auth": auth or named, "transport": transport}
         self._headers = _checked_headers(headers)
         self._timeout = timeout
         self._http: httpx2.AsyncClient | None = None
@@ -127,6 +125,7 @@ class Connection:
                 again = asked.repeatable or not unknown
                 if not again or (backoff.failures >= self.retries and not patient):
                     raise self.unavailable(asked, lost, backoff.failures + 1) from None
+                self.require_open()
                 await backoff.pause(lost.wish)
             except DurablyError as refused:
                 if unknown and asked.means_done(refused):
@@ -178,16 +177,20 @@ class Connection:
         }
         return self._open().build_request(
             asked.method,
-            self._url + asked.path,
+            self.url + asked.path,
             params=list(asked.query),
             content=asked.body,
             headers={} if asked.method == "GET" else unsafe,
             timeout=timeout,
         )
 
-    def _open(self) -> httpx2.AsyncClient:
+    def require_open(self) -> None:
+        """Raise ``ClosedError`` after ``close()``."""
         if self._closed:
             raise ClosedError("this client is closed; make another one")
+
+    def _open(self) -> httpx2.AsyncClient:
+        self.require_open()
         loop = asyncio.get_running_loop()
         if self._http is None:
             self._loop = loop
@@ -220,8 +223,8 @@ class Connection:
     # -- what to tell the user
 
     def address(self, asked: Asked) -> str:
-        """The URL as it may be shown."""
-        return self.shown + asked.path
+        """The URL of a request, without its query."""
+        return self.url + asked.path
 
     def unavailable(self, asked: Asked, lost: Lost, tries: int) -> ServerUnavailableError:
         """The error for a server that did not answer."""
@@ -257,18 +260,19 @@ def _seconds(text: str) -> float:
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
 
 
-def _checked(url: str) -> str:
+def _checked(url: str) -> tuple[str, tuple[str, str] | None]:
+    """A server's URL, and the name and password that it held."""
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, TypeError) as error:
-        raise ConfigurationError(f"{url!r} is no URL: {error}") from None
+        raise ConfigurationError(f"the server's URL is none: {error}") from None
+    named = (parsed.username, parsed.password) if parsed.username else None
+    shown = str(parsed.copy_with(username=None, password=None))
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ConfigurationError(
-            f"{without_secrets(url)!r} is no URL of a server; write http://host:port/path"
-        )
+        raise ConfigurationError(f"{shown!r} is no URL of a server; write http://host:port/path")
     if parsed.query or parsed.fragment:
         raise ConfigurationError("the server's URL has no query and no fragment; pass headers=")
-    return url.rstrip("/")
+    return shown.rstrip("/"), named
 
 
 def _checked_headers(headers: Mapping[str, str]) -> httpx2.Headers:

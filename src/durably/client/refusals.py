@@ -44,8 +44,9 @@ def refusal(asked: Asked, response: httpx2.Response, url: str) -> DurablyError:
     """The error that an answer means which is neither success nor "not now"."""
     said = _said(response)
     status, code = response.status_code, str(said.get("code") or "")
-    if (make := _LOCALLY.get(code)) is not None:
-        return make(asked, said)
+    make = _LOCALLY.get(code)
+    if make is not None and (error := make(asked, said)) is not None:
+        return error
     message = message_of(response)
     where = f"{asked.method} {url}"
     if status >= 500:
@@ -73,22 +74,23 @@ def _message(said: Mapping[str, Any]) -> str:
     return str(said.get("error") or "refused")[:_LONGEST]
 
 
-def _conflict(asked: Asked, said: Mapping[str, Any]) -> DurablyError:
-    return RunConflictError(
-        asked.run_id, asked.action, str(said.get("status") or "in another state")
-    )
+def _conflict(asked: Asked, said: Mapping[str, Any]) -> DurablyError | None:
+    if "status" not in said:  # of something else than a run's status
+        return None
+    return RunConflictError(asked.run_id, asked.action, str(said["status"]))
 
 
 def _invalid_input(_: Asked, said: Mapping[str, Any]) -> DurablyError:
     return InvalidInputError(_message(said), path=str(said.get("path") or "$"))
 
 
-_LOCALLY: Mapping[str, Callable[[Asked, Mapping[str, Any]], DurablyError]] = {
+_LOCALLY: Mapping[str, Callable[[Asked, Mapping[str, Any]], DurablyError | None]] = {
     "run_not_found": lambda asked, _: RunNotFoundError(asked.run_id),
     "job_not_found": lambda _, said: JobNotFoundError(_message(said)),
     "conflict": _conflict,
     "invalid_input": _invalid_input,
     "too_large": _invalid_input,
+    "too_complex": _invalid_input,
     "invalid_request": lambda _, said: ConfigurationError(_message(said)),
 }
 
@@ -100,11 +102,3 @@ _HINTS = {
     401: "; pass headers= or auth= to say who you are",
     404: "; the URL must be that of the API, as http://127.0.0.1:8000/api/durably",
 }
-
-
-def without_secrets(url: str) -> str:
-    """A URL without the name and password that it may hold."""
-    try:
-        return str(httpx2.URL(url).copy_with(username=None, password=None))
-    except (httpx2.InvalidURL, TypeError):
-        return "the URL"

@@ -14,12 +14,13 @@ from ..errors import (
     RunNotFoundError,
 )
 from ..http import wire
-from ..http.wire import RUN_ID, JobInfo, TriggerRequest
+from ..http.wire import RUN_ID, JobInfo, Triggered, TriggerRequest
 from ..job import Job
 from ..models import LogEntry, Run, StepRecord
 from ..state import Status
 from ..store.base import RunFilter
 from .connection import Answer, Connection
+from .errors import RequestRefusedError
 from .refusals import Asked
 
 T = TypeVar("T")
@@ -116,11 +117,17 @@ class Server:
 
     async def _triggered(self, asked: Asked, job: Job[Any, Any] | None) -> AnyRun:
         made = await self._get(asked, lambda answer: wire.triggered_from_wire(answer.data))
-        if made.run is None:  # told only by those that know what we prefer
-            run = await self.run(made.run_id, job)
-        else:
-            run = _run(made.run, job)
+        run = await self._of(made, job) if made.run is None else _run(made.run, job)
         return replace(run, disposition=made.disposition)
+
+    async def _of(self, made: Triggered, job: Job[Any, Any] | None) -> AnyRun:
+        """The run of a server that tells only its id."""
+        try:
+            return await self.run(made.run_id, job)
+        except RunNotFoundError:
+            url = self._connection.url
+            text = f"{url}: run {made.run_id} has what was triggered, but you may not read it"
+            raise RequestRefusedError(text, url=url) from None
 
     async def _moved(self, asked: Asked) -> AnyRun:
         told = await self._connection.ask(asked, lambda answer: answer.data.get("run"))

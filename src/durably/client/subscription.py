@@ -63,7 +63,6 @@ class Stream:
             try:
                 async for chunk in chunks:
                     for message in parser.feed(chunk):
-                        self._last_id = message.last_id
                         self._backoff.failures = 0
                         yield message
             except TooLong as error:
@@ -76,6 +75,7 @@ class Stream:
 
     def _note(self, lost: Lost) -> float:
         """Give up on a server that was never reached; for one that was, what it wishes."""
+        self._connection.require_open()
         failures = self._backoff.failures
         if not self._connection.met and failures >= self._connection.retries:
             raise self._connection.unavailable(self._asked, lost, failures + 1) from None

@@ -8,7 +8,6 @@ from collections.abc import (
     AsyncGenerator,
     Callable,
     Coroutine,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -29,7 +28,7 @@ from ..state import Status
 from ..sync import Portal
 from ..terminal import Show
 from .bar import open_bar
-from .client import AnyJob, DurablyClient, title_of
+from .client import DurablyClient, title_of
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -57,7 +56,6 @@ class SyncDurablyClient:
         self,
         url: str,
         *,
-        jobs: Iterable[AnyJob[Any, Any]] = (),
         headers: Mapping[str, str] | None = None,
         auth: httpx2.Auth | tuple[str, str] | None = None,
         timeout: Seconds = 30.0,
@@ -66,7 +64,6 @@ class SyncDurablyClient:
     ) -> None:
         self.client = DurablyClient(
             url,
-            jobs=jobs,
             headers=headers,
             auth=auth,
             timeout=timeout,
@@ -74,7 +71,8 @@ class SyncDurablyClient:
             transport=transport,
         )
         """The client behind this one, for ``call``."""
-        self._lock = threading.Lock()
+        self._calls = threading.Condition()
+        self._calling = 0
         self._thread: Portal | None = None
         self._closed = False
 
@@ -134,26 +132,22 @@ class SyncDurablyClient:
 
     def close(self) -> None:
         """Close all connections; calls that are waiting in other threads raise ``ClosedError``."""
-        with self._lock:
+        with self._calls:
+            if self._closed:
+                return
             self._closed = True
             portal, self._thread = self._thread, None
         if portal is not None:
+            while not self._nobody_calls():
+                portal.call(_cancel_others())
+            portal.call(_close_generators())
             portal.call(self.client.close())
-            portal.call(_cancel_others())
             portal.close()
-
-    def _portal(self) -> Portal:
-        with self._lock:
-            if self._closed:
-                raise ClosedError("this client is closed; make another one")
-            if self._thread is None:  # not earlier: a thread does not survive a fork
-                self._thread = Portal("durably-client")
-            return self._thread
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of ``client`` on its event loop, and wait for it."""
         try:
-            portal = self._portal()
+            portal = self._enter()
         except ClosedError:
             coroutine.close()
             raise
@@ -161,6 +155,23 @@ class SyncDurablyClient:
             return portal.call(coroutine)
         except CancelledError:
             raise ClosedError("this client was closed while the call waited") from None
+        finally:
+            with self._calls:
+                self._calling -= 1
+                self._calls.notify_all()
+
+    def _enter(self) -> Portal:
+        with self._calls:
+            if self._closed:
+                raise ClosedError("this client is closed; make another one")
+            if self._thread is None:  # not earlier: a thread does not survive a fork
+                self._thread = Portal("durably-client")
+            self._calling += 1
+            return self._thread
+
+    def _nobody_calls(self) -> bool:
+        with self._calls:
+            return self._calls.wait_for(lambda: self._calling == 0, timeout=0.05)
 
     def _iterate(self, stream: AsyncGenerator[T]) -> Iterator[T]:
         try:
@@ -172,6 +183,11 @@ class SyncDurablyClient:
         finally:
             with suppress(ClosedError):
                 self.call(stream.aclose())
+
+
+async def _close_generators() -> None:
+    """Of iterations that were left open."""
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 async def _cancel_others() -> None:

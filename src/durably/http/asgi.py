@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    MutableMapping,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .handler import Handler
 from .message import Refusal, Request, Response, parse_query
-from .mount import ServerWatch, below
+from .mount import ServerWatch, abort, below
 
 if TYPE_CHECKING:
     from ..durably import Durably
@@ -25,7 +18,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_STUCK = 30.0  # seconds that a client may not read before its stream is closed
+_STUCK = 30.0  # seconds that a client may not read before it is cut off
+_GONE = 1.0  # seconds until the server knows of it
 
 
 class AsgiApp:
@@ -36,7 +30,8 @@ class AsgiApp:
         self.handler = handler
         """The handler behind it."""
         self._base = base_path
-        self._watch = ServerWatch(handler)
+        self._sending: set[asyncio.Task[bool]] = set()
+        self._watch = ServerWatch(handler, self._cut_off)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the server's own beginning and end."""
@@ -55,12 +50,36 @@ class AsgiApp:
             response = refusal.response()
         else:
             response = await self.handler.handle(request)
-        await _start(response, send)
-        if isinstance(response.body, bytes):
-            await send({"type": "http.response.body", "body": response.body})
-        else:
-            self._watch.begin()
-            await _stream(response.body, receive, send)
+        try:
+            await _start(response, send)
+            if isinstance(response.body, bytes):
+                await send({"type": "http.response.body", "body": response.body})
+            else:
+                self._watch.begin()
+                await self._stream(response.body, receive, send)
+        finally:
+            await _close(response.body)
+
+    async def _stream(self, body: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+        """Send what comes until it ends or the client leaves; nothing stays behind either way."""
+        sending = asyncio.create_task(_send_all(body, send))
+        leaving = asyncio.create_task(_disconnect(receive))
+        self._sending.add(sending)
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and (sending.cancelled() or not sending.result()):
+                abort(receive)  # what it does not read would stay in the server for ever
+                await asyncio.wait({leaving}, timeout=_GONE)
+        finally:
+            self._sending.discard(sending)
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.wait({sending, leaving})
+
+    def _cut_off(self) -> None:
+        """The server waits for clients that do not read."""
+        for task in self._sending:
+            task.cancel()
 
     def _request(self, scope: Scope, receive: Receive) -> Request:
         client = scope.get("client")
@@ -116,37 +135,23 @@ async def _start(response: Response, send: Send) -> None:
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
 
-async def _stream(body: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
-    """Send what comes until it ends or the client leaves; nothing stays behind either way."""
-    sending = asyncio.create_task(_send_all(body, send))
-    leaving = asyncio.create_task(_disconnect(receive))
-    try:
-        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if sending.done():
-            sending.result()
-    finally:
-        for task in (sending, leaving):
-            task.cancel()
-        await asyncio.wait({sending, leaving})
-        if isinstance(body, AsyncGenerator):
-            await body.aclose()
-
-
-async def _send_all(body: AsyncIterator[bytes], send: Send) -> None:
-    try:
-        async for chunk in body:
+async def _send_all(body: AsyncIterator[bytes], send: Send) -> bool:
+    """False: the client does not read. It comes back, if it wants, with the id of the last event."""
+    async for chunk in body:
+        try:
             async with asyncio.timeout(_STUCK):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    except (
-        TimeoutError
-    ):  # it does not read: it comes back, if it wants, with the id of the last event
-        return
-    finally:
-        close: Any = getattr(body, "aclose", None)
-        if close is not None:
-            await close()
+        except TimeoutError:
+            return False
     with suppress(OSError):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return True
+
+
+async def _close(body: bytes | AsyncIterator[bytes]) -> None:
+    close: Any = getattr(body, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _disconnect(receive: Receive) -> None:

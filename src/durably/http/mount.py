@@ -1,13 +1,16 @@
-"""What every kind of server needs: the path below us, and the news that the server is stopping."""
+"""What every kind of server needs: the path below us, the news that the server is stopping, an end."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
+from typing import Any
 
 from .handler import Handler
 
 _LOOK = 0.25  # seconds between two looks at whether the server is stopping
+_LAST = 1.0  # seconds that clients of a server that stops have to read what waits for them
 
 
 def below(path: str, root: str, base: str) -> str:
@@ -21,15 +24,27 @@ def below(path: str, root: str, base: str) -> str:
     return path.rstrip("/") or "/"
 
 
+def abort(receive: Any) -> None:
+    """Drop the connection behind an ASGI ``receive``, where the server shows it, as uvicorn does.
+
+    ASGI has no word for it, and a server that closes a connection waits until the client has read
+    what was sent, which may be never.
+    """
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()
+
+
 class ServerWatch:
     """Ends the streams when the server of this process is told to stop.
 
     Servers wait for open responses before they tell anybody that they stop, so streams would hold
-    them for ever. The server is the object whose method hears the signals, and it knows.
+    them for ever. The server is the object whose method hears the signals, and it knows. ``late`` is
+    called for streams that are still not over a second after.
     """
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
+    def __init__(self, handler: Handler, late: Callable[[], None] = lambda: None) -> None:
+        self._handler, self._late = handler, late
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -41,6 +56,8 @@ class ServerWatch:
         while self._handler.streams:
             if _is_stopping():
                 self._handler.close_streams()
+                await asyncio.sleep(_LAST)
+                self._late()
                 return
             await asyncio.sleep(_LOOK)
 

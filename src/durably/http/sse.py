@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from ..errors import StorageError
@@ -22,20 +22,19 @@ logger = logging.getLogger("durably")
 
 MAX_FRAMES = 256
 MAX_BYTES = 1_048_576  # a frame that is larger passes alone
+MAX_CHUNK = 65_536  # bytes handed to the server at once: it keeps what a client does not read
 PING = b": ping\n\n"
 LONG_RETRY = 86_400_000
 """Milliseconds; after a run's end there is nothing to come back for."""
 _CACHED = 64  # events whose frames are shared by the clients that hear them
-_CACHED_BYTES = 16_384
+_CACHED_BYTES = 4_194_304
 
 Frame = bytes
 
 
-def frame(value: Mapping[str, Any], id: int | None = None, retry: int | None = None) -> Frame:
+def frame(value: Mapping[str, Any], id: int | None = None) -> Frame:
     """One event on the wire. JSON is on one line, so nothing in it can begin another."""
     head = b"" if id is None else b"id: %d\n" % id
-    if retry is not None:
-        head += b"retry: %d\n" % retry
     return head + b"data: " + dump(value) + b"\n\n"
 
 
@@ -45,23 +44,46 @@ def retry_hint(after: int) -> Frame:
 
 
 class FrameCache:
-    """The frames of the latest events: many clients hear the same ones."""
+    """The frames of the latest events: many clients hear the same ones, each is made once.
 
-    def __init__(self, encode: Callable[[AnyEvent], Awaitable[Frame]]) -> None:
+    ``encode`` gives an event's frame, or what to await for it.
+    """
+
+    def __init__(self, encode: Callable[[AnyEvent], Frame | Coroutine[Any, Any, Frame]]) -> None:
         self._encode = encode
-        self._frames: OrderedDict[int, tuple[AnyEvent, Frame]] = OrderedDict()
+        self._made: OrderedDict[int, tuple[AnyEvent, Frame]] = OrderedDict()
+        """By identity; the event is kept beside its frame, so that its identity stays its own."""
+        self._size = 0
+        self._making: dict[int, asyncio.Task[Frame]] = {}
 
     async def of(self, event: AnyEvent) -> Frame:
-        """The frame of an event. The event is kept beside it, so its identity stays its own."""
-        known = self._frames.get(id(event))
+        """The frame of an event."""
+        known = self._made.get(id(event))
         if known is not None:
             return known[1]
-        made = await self._encode(event)
-        if len(made) <= _CACHED_BYTES:
-            self._frames[id(event)] = (event, made)
-            if len(self._frames) > _CACHED:
-                self._frames.popitem(last=False)
+        making = self._making.get(id(event))
+        if making is None:
+            made = self._encode(event)
+            if isinstance(made, bytes):
+                self._keep(event, made)
+                return made
+            making = self._making[id(event)] = asyncio.create_task(self._make(event, made))
+        return await asyncio.shield(making)  # who leaves takes nothing from the others
+
+    async def _make(self, event: AnyEvent, making: Coroutine[Any, Any, Frame]) -> Frame:
+        try:
+            made = await making
+        finally:
+            del self._making[id(event)]
+        self._keep(event, made)
         return made
+
+    def _keep(self, event: AnyEvent, made: Frame) -> None:
+        self._made[id(event)] = (event, made)
+        self._size += len(made)
+        while len(self._made) > _CACHED or (self._size > _CACHED_BYTES and len(self._made) > 1):
+            _, (_, oldest) = self._made.popitem(last=False)
+            self._size -= len(oldest)
 
 
 class Stream(AsyncIterator[bytes]):
@@ -69,8 +91,8 @@ class Stream(AsyncIterator[bytes]):
 
     ``source`` gives the events, ``frames`` their frames; ``throttle`` is the least time between two
     progress frames of a run, ``ping`` the longest silence, both in seconds. ``check`` is awaited
-    every ``check_every`` seconds and ends the stream when it gives False. ``left`` is called once,
-    at the end.
+    every ``check_every`` seconds and ends the stream when it gives False. ``closing`` gives the last
+    frame when the events are over, from the last one that was kept. ``left`` is called at the end.
     """
 
     def __init__(
@@ -80,7 +102,7 @@ class Stream(AsyncIterator[bytes]):
         resync: Frame,
         *,
         opening: list[Frame],
-        closing: Callable[[], Awaitable[Frame]],
+        closing: Callable[[AnyEvent | None], Awaitable[Frame]],
         throttle: float,
         ping: float,
         check: Callable[[], Awaitable[bool]],
@@ -91,8 +113,8 @@ class Stream(AsyncIterator[bytes]):
         self._closing = closing
         self._throttle, self._ping = throttle, ping
         self._check, self._check_every, self._left = check, check_every, left
-        self._buffer = opening
-        self._size = 0
+        self._buffer = deque(opening)
+        self._size = sum(map(len, opening))
         self._loop = asyncio.get_running_loop()
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._news.set()
@@ -103,18 +125,18 @@ class Stream(AsyncIterator[bytes]):
         """Progress that is not told yet, to keep to the throttle."""
         self._timer: asyncio.TimerHandle | None = None
         self._over = self._ended = False
-        self._is_final = False
-        """Whether the latest event ended its run: its frame says that there is nothing to come back for."""
         self._pump = asyncio.create_task(self._pump_all(), name="durably-sse")
 
     # -- in
 
     async def _pump_all(self) -> None:
+        last: AnyEvent | None = None
         try:
             async for event in self._source:
                 await self._take(event)
-            if not self._is_final:
-                await self._add(await self._closing())
+                if not isinstance(event, Resync) and event.sequence is not None:
+                    last = event
+            await self._add(await self._closing(last))
         except StorageError as error:
             logger.debug("a stream ends, its client comes back: %s", error)
         except Exception:
@@ -122,31 +144,47 @@ class Stream(AsyncIterator[bytes]):
         finally:
             self._over = True
             self._news.set()
+            await self._source.aclose()
 
     async def _take(self, event: AnyEvent | Resync) -> None:
         if isinstance(event, Resync):
+            self._forget_told()
             await self._add(self._resync)
         elif isinstance(event, RunProgress):
-            self._take_progress(event)
+            await self._take_progress(event)
         else:
-            self._is_final = event.is_final
             if event.is_final:
                 await self._flush(event.run_id)
                 self._told.pop(event.run_id, None)
             await self._add(await self._frames.of(event))
 
-    def _take_progress(self, event: RunProgress) -> None:
+    async def _take_progress(self, event: RunProgress) -> None:
         at, told = self._told.get(event.run_id, (float("-inf"), None))
         if told == event.progress and event.run_id not in self._late:
             return
         self._late[event.run_id] = event
-        if self._timer is None:
-            delay = max(0.0, at + self._throttle - self._loop.time())
-            self._timer = self._loop.call_later(delay, self._ring)
+        if at + self._throttle <= self._loop.time():
+            await self._flush(event.run_id)
+        else:
+            self._ring_at(at + self._throttle)
+
+    def _ring_at(self, due: float) -> None:
+        """Wake the reader when progress is due; it sees to what is due later."""
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
         self._news.set()
+
+    def _forget_told(self) -> None:
+        """Some events are not told: no runs' ends are waited for."""
+        since = self._loop.time() - self._throttle
+        self._told = {run_id: told for run_id, told in self._told.items() if told[0] > since}
+        self._late.clear()
 
     async def _flush(self, run_id: str) -> None:
         event = self._late.pop(run_id, None)
@@ -157,7 +195,6 @@ class Stream(AsyncIterator[bytes]):
     async def _flush_due(self) -> None:
         """Tell the progress whose time has come, and be woken for the rest."""
         now = self._loop.time()
-        rest = self._throttle
         for run_id in list(self._late):
             at, _ = self._told.get(run_id, (float("-inf"), None))
             if at + self._throttle <= now:
@@ -165,9 +202,7 @@ class Stream(AsyncIterator[bytes]):
                 self._told[run_id] = (now, event.progress)
                 self._put(await self._frames.of(event))
             else:
-                rest = min(rest, at + self._throttle - now)
-        if self._late and self._timer is None:
-            self._timer = self._loop.call_later(rest, self._ring)
+                self._ring_at(at + self._throttle)
 
     async def _add(self, made: Frame) -> None:
         while self._buffer and (
@@ -207,14 +242,15 @@ class Stream(AsyncIterator[bytes]):
                 return PING
 
     def _drain(self) -> bytes:
-        chunk = b"".join(self._buffer)
-        self._buffer.clear()
-        self._size = 0
-        self._news.clear()
-        if self._over or self._late:
-            self._news.set()
+        """As many of the frames that wait as make a chunk; one at least."""
+        frames = [self._buffer.popleft()]
+        size = len(frames[0])
+        while self._buffer and size + len(self._buffer[0]) <= MAX_CHUNK:
+            frames.append(self._buffer.popleft())
+            size += len(frames[-1])
+        self._size -= size
         self._room.set()
-        return chunk
+        return b"".join(frames)
 
     async def _may_stay(self) -> bool:
         if self._loop.time() - self._checked_at < self._check_every:
@@ -224,6 +260,8 @@ class Stream(AsyncIterator[bytes]):
 
     def end(self, hint: Frame = b"") -> None:
         """No more events: what waits is sent, then ``hint``, then the end."""
+        if self._over:
+            return
         self._pump.cancel()
         self._put(hint)
         self._over = True
@@ -239,4 +277,3 @@ class Stream(AsyncIterator[bytes]):
             self._timer.cancel()
         self._pump.cancel()
         await asyncio.wait({self._pump})
-        await self._source.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -81,9 +81,9 @@ class Streams:
             after, now = await self._present(run_id)
             opening += now
 
-        async def closing() -> Frame:
-            row = await self._durably.row(run_id)
-            over = row is None or Status(row.status).is_final
+        async def closing(last: AnyEvent | None) -> Frame:
+            known = after if last is None else last.sequence or after
+            over = (last is not None and last.is_final) or await self._has_no_more(run_id, known)
             return retry_hint(LONG_RETRY) if over else self._soon()
 
         source = self._durably.subscribe(run_id, after)
@@ -104,7 +104,7 @@ class Streams:
             [self._resync] if was_away or self._vocabulary.reads_first else []
         )
 
-        async def closing() -> Frame:
+        async def closing(_: AnyEvent | None) -> Frame:
             return self._soon()
 
         source = self._durably.follow_runs(filter)
@@ -115,10 +115,11 @@ class Streams:
         source: AsyncGenerator[Any, None],
         frames: FrameCache,
         opening: list[Frame],
-        closing: Callable[[], Awaitable[Frame]],
+        closing: Callable[[AnyEvent | None], Awaitable[Frame]],
         principal: Any,
         check: Callable[[], Awaitable[bool]],
     ) -> Response:
+        self._make_room(principal)  # once more: others may have come meanwhile
         stream = Stream(
             source,
             frames,
@@ -166,12 +167,24 @@ class Streams:
         start = event_to_wire(_start(row, last), row, self._vocabulary, self._errors)
         return last, [frame(start, last)]
 
-    async def _run_frame(self, event: AnyEvent) -> Frame:
-        row = await self._durably.row(event.run_id) if isinstance(event, RunStart) else None
-        told = event_to_wire(event, row, self._vocabulary, self._errors)
-        return frame(told, event.sequence, LONG_RETRY if event.is_final else None)
+    async def _has_no_more(self, run_id: str, after: int) -> bool:
+        """Whether a run is over, and its journal too."""
+        state = await self._durably.state(run_id)
+        if state is None:
+            return True
+        row, newest = state
+        return Status(row.status).is_final and newest <= after
 
-    async def _list_frame(self, event: AnyEvent) -> Frame:
+    def _run_frame(self, event: AnyEvent) -> Frame | Coroutine[Any, Any, Frame]:
+        if isinstance(event, RunStart):
+            return self._start_frame(event)
+        return frame(event_to_wire(event, None, self._vocabulary, self._errors), event.sequence)
+
+    async def _start_frame(self, event: RunStart) -> Frame:
+        row = await self._durably.row(event.run_id)
+        return frame(event_to_wire(event, row, self._vocabulary, self._errors), event.sequence)
+
+    def _list_frame(self, event: AnyEvent) -> Frame:
         return frame(event_to_list(event, self._vocabulary))
 
     def _soon(self) -> Frame:

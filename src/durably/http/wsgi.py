@@ -86,7 +86,7 @@ class WsgiApp:
         """The body, one byte longer than it may be where it is too long; the handler refuses it."""
         length = environ.get("CONTENT_LENGTH") or ""
         if length.isascii() and length.isdigit():
-            size = min(int(length), self._limit + 1)
+            size = min(int(length[:16]), self._limit + 1)
         elif environ.get("wsgi.input_terminated") and environ["REQUEST_METHOD"] == "POST":
             size = self._limit + 1
         else:

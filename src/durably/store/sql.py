@@ -66,6 +66,8 @@ class Dialect(NamedTuple):
     for_share: str
     label: str
     """The value of the label :label_key, from the JSON text in ``labels``."""
+    escapes: bool
+    """Whether a label's name is sought as the JSON text has it (SQLite before 3.45 compares text)."""
 
     def words(self) -> dict[str, str]:
         """What the braces in the statements stand for."""
@@ -528,7 +530,8 @@ def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any
         # The second half is what lets the partial index serve.
         clauses.append("scope = :scope and scope <> ''" if filter.scope else "scope = :scope")
     for i, (key, value) in enumerate(filter.labels.items()):
-        params |= {f"label_key_{i}": key, f"label_{i}": value}
+        sought = dump_json(key)[1:-1] if dialect.escapes else key
+        params |= {f"label_key_{i}": sought, f"label_{i}": value}
         clauses.append(dialect.label.replace(":label_key", f":label_key_{i}") + f" = :label_{i}")
     if filter.after is not None:
         params["after"] = filter.after

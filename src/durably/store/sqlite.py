@@ -41,6 +41,7 @@ DIALECT = sql.Dialect(
     for_update="",
     for_share="",
     label="json_extract(labels, '$.\"' || :label_key || '\"')",
+    escapes=True,
 )
 _HEAVY_BATCH = 20  # runs
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage

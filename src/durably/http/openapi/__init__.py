@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from ...handle import MAX_LABELS
 from ..routes import MAX_NUMBER, MAX_TEXT, ROUTES, Answer, Parameter, Route
 from ..wire import CURRENT, JOB_NAME, LABEL, RUN_ID, JobInfo, Vocabulary
-from .shapes import NAME, REFERENCE, Schema, schemas
+from .shapes import LABEL_NAME, NAME, REFERENCE, Schema, schemas
 
 _ABOUT = """\
 Runs of durable jobs: trigger them, list them, watch them.
@@ -55,10 +56,11 @@ _ANSWERS: Mapping[Answer, Schema] = {
     "retriggered": {"$ref": REFERENCE + "Retriggered"},
     "jobs": {"type": "array", "items": {"$ref": REFERENCE + "Job"}},
     "health": {"$ref": REFERENCE + "Health"},
-    "stream": {"type": "string", "description": "Events, as they happen."},
     "text": {"type": "string"},
     "any": {"type": "object"},
 }
+_STREAMS: Mapping[str, str] = {"subscribe": "Event", "runs_subscribe": "ListEvent"}
+"""By operation, what each event of a stream holds."""
 _MEDIA: Mapping[Answer, str] = {"stream": "text/event-stream", "text": "text/plain"}
 _NAME: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "pattern": NAME}
 _NEXT_CURSOR = {
@@ -117,10 +119,11 @@ def _operation(route: Route) -> Schema:
 
 def _answer(route: Route) -> Schema:
     media = _MEDIA.get(route.answer, "application/json")
-    told: Schema = {
-        "description": route.summary,
-        "content": {media: {"schema": _ANSWERS[route.answer]}},
-    }
+    if route.answer == "stream":
+        schema = _event(_STREAMS[route.operation])
+    else:
+        schema = _ANSWERS[route.answer]
+    told: Schema = {"description": route.summary, "content": {media: {"schema": schema}}}
     if route.answer == "runs":
         told["headers"] = {"Durably-Next-Cursor": _NEXT_CURSOR}
     if route.answer in ("triggered", "retriggered"):
@@ -133,6 +136,17 @@ def _answer(route: Route) -> Schema:
             if any(parameter.name == RUN_ID for parameter in other.parameters)
         }
     return told
+
+
+def _event(name: str) -> Schema:
+    """One event of a stream, as those describe it that know streams."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": REFERENCE + name},
+    }
+    fields = {"data": data, "id": {"type": "string"}, "retry": {"type": "integer"}}
+    return {"type": "object", "properties": fields}
 
 
 def _refusal(status: int) -> Schema:
@@ -158,7 +172,8 @@ def _query(route: Route) -> list[Schema]:
                 "explode": True,
                 "schema": {
                     "type": "object",
-                    "propertyNames": {"pattern": f"^{re.escape(LABEL)}"},
+                    "maxProperties": MAX_LABELS,
+                    "propertyNames": {"pattern": f"^{re.escape(LABEL)}{LABEL_NAME}$"},
                     "additionalProperties": _NAME,
                 },
             }
@@ -182,9 +197,12 @@ def _parameter(parameter: Parameter) -> Schema:
 
 def _headers(route: Route) -> list[Schema]:
     if route.answer == "stream":
-        number = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
+        schema: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
         about = "The id of the last event that was received; what comes after it is told."
-        return [{"name": "Last-Event-ID", "in": "header", "description": about, "schema": number}]
+        if route.operation == "runs_subscribe":
+            schema = {"type": "string"}
+            about = "Whatever it is: who comes back with an id was away, and is told so first."
+        return [{"name": "Last-Event-ID", "in": "header", "description": about, "schema": schema}]
     if route.body:
         about = "`return=representation` asks for the run itself."
         return [
@@ -200,6 +218,10 @@ def _headers(route: Route) -> list[Schema]:
 # -- /trigger, for each job
 
 
+_NOTHING = {"type": "null"}
+"""The input of a job that takes none."""
+
+
 def _triggers(jobs: Sequence[JobInfo], any_job: Schema) -> dict[str, Schema]:
     """The body of ``/trigger`` as one of the jobs' bodies, and these."""
     found: dict[str, Schema] = {}
@@ -208,8 +230,10 @@ def _triggers(jobs: Sequence[JobInfo], any_job: Schema) -> dict[str, Schema]:
         name = _component(job.name, found)
         mapping[job.name] = REFERENCE + name
         definitions, input = _hoisted(name, job.input_schema)
+        if input == _NOTHING:
+            input = {"anyOf": [_NOTHING, {"type": "object", "maxProperties": 0}]}
         properties = {**any_job["properties"], JOB_NAME: {"const": job.name}, "input": input}
-        required = [JOB_NAME, "input"] if _must_be_given(input) else [JOB_NAME]
+        required = [JOB_NAME, "input"] if _must_be_given(job.input_schema) else [JOB_NAME]
         found |= {name: {**any_job, "properties": properties, "required": required}, **definitions}
     union = {
         "oneOf": [{"$ref": reference} for reference in mapping.values()],
@@ -231,7 +255,7 @@ def _must_be_given(input: Schema) -> bool:
     """Whether ``{}``, which stands for a missing input, does not do."""
     if input.get("type") == "object":
         return bool(input.get("required"))
-    return bool(input) and input.get("type") != "null"
+    return input not in ({}, _NOTHING)
 
 
 def _hoisted(prefix: str, schema: Schema) -> tuple[dict[str, Schema], Schema]:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, TypeAdapter
 from pydantic.alias_generators import to_camel
-from pydantic.config import JsonDict
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from typing_extensions import TypeAliasType, TypedDict
 
@@ -28,12 +27,16 @@ _CONTROL = r"\x00-\x1f\x7f-\x9f"
 NAME = f"^[^{_CONTROL}]*$"
 """The pattern of names: no control characters."""
 _Name = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=NAME)]
-_LABEL_NAME: JsonDict = {"minLength": 1, "maxLength": MAX_TEXT, "pattern": rf'^[^"\\{_CONTROL}]*$'}
+LABEL_NAME = rf'[^"\\{_CONTROL}]{{1,{MAX_TEXT}}}'
+"""The pattern of labels' names, which may also hold neither quotes nor backslashes."""
 Labels = TypeAliasType(
     "Labels",
     Annotated[
         dict[str, _Name],
-        Field(max_length=MAX_LABELS, json_schema_extra={"propertyNames": _LABEL_NAME}),
+        Field(
+            max_length=MAX_LABELS,
+            json_schema_extra={"propertyNames": {"pattern": f"^{LABEL_NAME}$"}},
+        ),
     ],
 )
 _Level = Literal["debug", "info", "warn", "error"]

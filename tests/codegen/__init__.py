@@ -1,0 +1,1 @@
+"""``durably codegen``: the golden file, and TypeScript's own opinion of it."""

@@ -1,0 +1,88 @@
+"""The applications that the server guide shows, under the servers that it names; the page of the events guide."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs import blocks as doc
+from tests.tier import TIER
+
+from .server import Server
+
+GUIDE = doc.ROOT / "docs/guides/server.md"
+UVICORN = ["uvicorn", "--port", "{port}"]
+APPLICATIONS = {
+    "fastapi_app": [*UVICORN, "fastapi_app:app"],
+    "starlette_app": [*UVICORN, "starlette_app:app"],
+    "litestar_app": [*UVICORN, "litestar_app:app"],
+    "quart_app": ["hypercorn", "--bind", "127.0.0.1:{port}", "quart_app:app"],
+    "django_asgi": [*UVICORN, "django_asgi:application"],
+    "django_wsgi": [
+        "gunicorn", "--threads", "4", "--bind", "127.0.0.1:{port}", "--no-control-socket",
+        "django_wsgi:application",
+    ],
+    "flask_app": ["flask", "--app", "flask_app:app", "run", "--port", "{port}"],
+    "bare_app": [*UVICORN, "bare_app:app"],
+}  # fmt: skip
+FILES = {
+    block.text.split()[1]: block.text
+    for block in doc.blocks(GUIDE)
+    if block.language == "python" and block.text.startswith("# ")
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What the guide's reader has saved."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.fixture(params=APPLICATIONS)
+def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
+    if TIER == "quick" and request.param not in ("fastapi_app", "django_wsgi"):
+        pytest.skip("the ci tier's; tests/http mounts it as well")
+    server = Server([sys.executable, "-m", *APPLICATIONS[request.param]], folder)
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_every_application_of_the_guide_is_served() -> None:
+    others = {"jobs.py", "settings.py", "web.py"}
+    assert {name for name in FILES if name not in others} == {f"{name}.py" for name in APPLICATIONS}
+
+
+def test_an_application_of_the_guide(server: Server) -> None:
+    run_id = server.ask("POST", "/trigger", {"jobName": "double", "input": 21})["runId"]
+    frames = list(server.stream("/subscribe", runId=run_id, after=0))
+    assert [frame.event["type"] for frame in frames if frame.id] == [
+        "run:trigger",
+        "run:start",
+        "log:write",
+        "step:complete",
+        "run:complete",
+    ]
+    assert frames[-1].event["output"] == 42
+    assert server.ask("GET", "/healthz")["worker"] == "working"
+
+
+def test_a_web_process_and_a_worker(folder: Path) -> None:
+    """web.py triggers and watches what a worker of its own executes."""
+    web = Server([sys.executable, "-m", *UVICORN, "web:app"], folder)
+    worker = Server([sys.executable, "-m", "durably.cli", "worker", "jobs:durably"], folder)
+    try:
+        web.start()
+        assert web.ask("GET", "/healthz")["worker"] == "none"
+        run_id = web.ask("POST", "/trigger", {"jobName": "double", "input": 21})["runId"]
+        worker.launch()
+        frames = list(web.stream("/subscribe", runId=run_id, after=0))
+        assert frames[-1].event["output"] == 42
+    finally:
+        web.kill()
+        worker.kill()
