@@ -451,4 +451,4 @@ async def test_nothing_is_left_of_watchers_that_leave(make: Make, script: Any) -
         assert (feed._told, feed._watchers, feed._lists) == ({}, {}, {})
         assert not feed._counted
         await until(lambda: feed._looking is None)
-        assert feed._position is None
+        assert feed._cursor is None

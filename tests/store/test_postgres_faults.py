@@ -7,6 +7,12 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from durably import Durably, Step
+from durably.errors import LeaseLost
+from durably.runtime import Runtime
+from durably.store.base import Entry, NewRun
+from durably.store.postgres import link
+from durably.store.postgres.store import PostgresStore
+from durably.store.postgres.trouble import LostConnectionError
 from tests import postgres
 from tests.oracle import check_journal
 from tests.proxy import Cut, Proxy
@@ -138,3 +144,32 @@ async def test_a_pulled_cable(proxied, monkeypatch):
         await crew.ended(runs, 100)
     assert set(crew.effects.values()) == {1}
     await check(url)
+
+
+async def test_a_worker_that_stops_within_a_transaction_is_ended_by_the_server(
+    postgres_url, monkeypatch
+):
+    """Its locks would keep a run from everybody else for as long as it sleeps (Z2)."""
+    monkeypatch.setitem(link._SETTINGS, "idle_in_transaction_session_timeout", "300")
+    asleep, awake = (PostgresStore(postgres_url, Runtime()) for _ in range(2))
+    for store in (asleep, awake):
+        await store.open()
+    await awake.migrate()
+    await awake.enqueue([NewRun("r", "job", "1", "{}", None, None)], 0)
+    (held,) = (await asleep.claim(["job"], "asleep", 0, 100, 1, takeover=True)).taken
+    with pytest.raises(LostConnectionError):
+        async with asleep._commits.session() as session, session.transaction():
+            await session.fetch("lock_all", {"run_id": ["r"]})
+            await asyncio.sleep(0.2)  # the lease runs out
+            assert (await awake.claim(["job"], "awake", 0, 30_000, 1, takeover=True)).taken == []
+            async with asyncio.timeout(20):
+                while not (
+                    taken := (await awake.claim(["job"], "b", 0, 30_000, 1, takeover=True)).taken
+                ):
+                    await asyncio.sleep(0.05)
+            await session.fetch("run", {"run_id": "r"})
+    assert taken[0].lease.generation == 2
+    with pytest.raises(LeaseLost):
+        await asleep.record(held.lease, Entry("step:complete", 1, "s", 0, 1, "1"))
+    for store in (asleep, awake):
+        await store.close()
