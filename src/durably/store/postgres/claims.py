@@ -5,6 +5,9 @@ Each is a transaction of its own: if one fails, a replay finds what the others t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from ...models import RunRow
 from ...state import Status
 from .. import sql
@@ -14,7 +17,7 @@ from .link import Session
 
 _ROUNDS = 16  # how often a claim looks for more
 _LOOK = 500  # how many due runs are parked at once when keys are busy
-_TRIES = 3  # to take a run whose key somebody else takes at that moment
+_TRIES = 3  # to take runs that somebody else moves at that moment
 _DUE = len(sql.Due._fields)
 
 
@@ -35,7 +38,7 @@ async def claim(session: Session, ask: sql.ClaimRequest, *, replay: bool = False
         if some_parked:
             await session.fetch("park_all", {**common, "look": _LOOK})
         lease = {"owner": ask.owner, "token": ask.token, "lease": ask.lease}
-        rows = await session.fetch("claim_due", {**common, **lease, "limit": free})
+        rows = await _claim_due(session, {**common, **lease, "limit": free})
         for row in rows:
             due, seq = sql.Due._make(row[:_DUE]), row[_DUE]
             if seq is not None:
@@ -54,6 +57,17 @@ async def claim(session: Session, ask: sql.ClaimRequest, *, replay: bool = False
         if len(rows) < free:
             return Claims(claimed, False)
     return Claims(claimed, True)
+
+
+async def _claim_due(session: Session, params: Mapping[str, Any]) -> Sequence[sql.Row]:
+    for _ in range(_TRIES - 1):
+        try:
+            return await session.fetch("claim_due", params)
+        except ServerError as error:
+            if state_of(error) != UNIQUE_VIOLATION:
+                raise
+            # A run was handed back while we looked at it: its journal has a line more than we saw.
+    return await session.fetch("claim_due", params)
 
 
 async def _take(session: Session, ask: sql.ClaimRequest, due: sql.Due) -> Claimed | None:
