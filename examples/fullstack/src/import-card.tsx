@@ -13,7 +13,7 @@ export function ImportCard() {
     const idempotencyKey = crypto.randomUUID();
     await patiently(() => trigger(input, { idempotencyKey }));
   });
-  const count = useContacts(`${currentRunId} ${result.progress?.current} ${result.status}`);
+  const count = useContacts();
   return (
     <JobCard
       title="Contacts"
@@ -44,17 +44,31 @@ export function ImportCard() {
   );
 }
 
-/** How many contacts there are, counted again whenever `version` changes. */
-function useContacts(version: string): number | null {
+const COUNT_EACH = 200; // milliseconds
+
+/** How many contacts there are: counted at first, after each batch, and when the server was away. */
+function useContacts(): number | null {
   const [count, setCount] = useState<number | null>(null);
-  // biome-ignore lint/correctness/useExhaustiveDependencies: counted again for each version
   useEffect(() => {
     const leaving = new AbortController();
-    fetch("/api/contacts", { signal: leaving.signal })
-      .then((response) => response.json())
-      .then((told) => setCount(told.count))
-      .catch(() => {}); // away: the next version asks again
-    return () => leaving.abort();
-  }, [version]);
+    const { signal } = leaving;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const recount = async () => {
+      timer = undefined;
+      const response = await fetch("/api/contacts", { signal });
+      setCount((await response.json()).count);
+    };
+    const listen = async () => {
+      for await (const { type } of durably.subscribeRuns({ jobName: "import-csv" }, { signal })) {
+        if (type !== "runs:resync" && type !== "step:complete") continue;
+        timer ??= setTimeout(() => recount().catch(() => {}), COUNT_EACH);
+      }
+    };
+    listen().catch(() => {}); // the page was left
+    return () => {
+      leaving.abort();
+      clearTimeout(timer);
+    };
+  }, []);
   return count;
 }
