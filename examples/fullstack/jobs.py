@@ -58,6 +58,8 @@ class Contact(NamedTuple):
 @durably.job("import-csv")
 async def import_csv(step: Step, file: Upload) -> Imported:
     """Import contacts. Each batch is a step: committed, it never runs again, whatever is killed."""
+    if step.attempt > 1:
+        step.log.info("going on where it was interrupted", {"attempt": step.attempt})
     contacts = await asyncio.to_thread(read_contacts, file.path)
 
     async def save(start: int) -> Imported:
@@ -73,8 +75,6 @@ async def import_csv(step: Step, file: Upload) -> Imported:
         await asyncio.sleep(PAUSE)
         return Imported(saved=len(good), left_out=len(batch) - len(good))
 
-    if step.attempt > 1:
-        step.log.info("going on where it was interrupted", {"attempt": step.attempt})
     starts = range(0, len(contacts), BATCH)
     parts = [await step.run(f"rows {start + 1}+", save, start) for start in starts]
     return Imported(
