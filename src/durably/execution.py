@@ -362,7 +362,7 @@ class Execution(Generic[I, O]):
             raise error
         pause = self._engine.runtime.jitter(retry.pause(failures))
         logger.warning(
-            "step %r of %s failed (try %d of %d), next in %.1f s: %s",
+            "step %r of %s failed (try %d of %d), next in %.1f s: %r",
             name, self._named(), failures, retry.times + 1, pause, describe(error).message,
         )  # fmt: skip
         await self._engine.runtime.sleep(pause)

@@ -57,6 +57,11 @@ class Watcher:
         self._news.set()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to tell."""
+        return not self._queue and not self._look
+
+    @property
     def has_progress(self) -> bool:
         """Whether progress is waiting to be told."""
         return any(isinstance(event, RunProgress) for event in self._queue)
@@ -68,7 +73,7 @@ class Watcher:
             if event.sequence == sequence:
                 return
             if event.sequence is None and not event.is_final:  # the journal tells of the end
-                yield event
+                yield self._noted(event)
 
     async def next(self) -> AnyEvent | None:
         """The next event, or None: look at the journal."""
@@ -77,12 +82,14 @@ class Watcher:
                 self._look = False
                 return None
             if self._queue:
-                event = self._queue.popleft()
-                if isinstance(event, RunProgress):
-                    self.told = event.progress
-                return event
+                return self._noted(self._queue.popleft())
             self._news.clear()
             await self._news.wait()
+
+    def _noted(self, event: AnyEvent) -> AnyEvent:
+        if isinstance(event, RunProgress):
+            self.told = event.progress
+        return event
 
 
 class ListWatcher:
@@ -224,24 +231,17 @@ class Feed:
         watcher = self._join(run_id)
         last, final, following = after, False, False
         try:
-            await self._require(run_id, after)
             while not self._closed:
-                lines = await self._store.journal(run_id, last, CHUNK)
-                progress = await self._progress_now(run_id, watcher, following)
-                for line in lines:
-                    event = event_from_row(line)
-                    for earlier in watcher.before(line.seq):
-                        progress = None if isinstance(earlier, RunProgress) else progress
-                        yield earlier
-                    if event.is_final and following and progress is not None:
-                        yield progress
-                    last, final = line.seq, event.is_final
+                lines, row = await self._read(run_id, last, new=last == after and not following)
+                progress = self._progress_now(row, watcher, following)
+                for event in _events_of(lines, watcher, progress if following else None):
+                    last, final = event.sequence or last, event.is_final
                     yield event
                 if len(lines) == CHUNK:
                     continue
-                if final or await self._is_over(run_id, last):
+                if final or await self._is_over(run_id, row, last):
                     return
-                if progress is not None:
+                if progress is not None and watcher.told == progress.progress:
                     yield progress
                 following = True
                 while not final and (live := await watcher.next()) is not None:
@@ -253,26 +253,37 @@ class Feed:
                         break  # the journal has what is missing, and a deletion's number
                     elif number == 0:
                         yield live
+                if final and watcher.is_idle:
+                    return
         finally:
             self._leave(run_id, watcher)
 
-    async def _require(self, run_id: str, after: int) -> None:
-        if await self._store.run(run_id) is None and not await self._store.journal(run_id, after):
+    async def _read(
+        self, run_id: str, after: int, *, new: bool
+    ) -> tuple[list[JournalRow], RunRow | None]:
+        """A run's journal after a number, and then its row; ``new``: it must be there."""
+        lines = await self._store.journal(run_id, after, CHUNK)
+        row = await self._store.run(run_id)
+        if new and row is None and not lines:
             raise RunNotFoundError(run_id)
+        return lines, row
 
-    async def _progress_now(
-        self, run_id: str, watcher: Watcher, following: bool
+    def _progress_now(
+        self, row: RunRow | None, watcher: Watcher, following: bool
     ) -> RunProgress | None:
         """How far a run is, if that is news. While one follows, our own is told as it happens."""
-        row = await self._store.run(run_id)
         ours = row is not None and row.lease_owner == self._name
         if row is None or (following and ours) or watcher.has_progress:
             return None
-        event = _progress_event(row, self._here.get(run_id) if ours else None)
+        event = _progress_event(row, self._here.get(row.id) if ours else None)
         if event is None or event.progress == watcher.told:
             return None
         watcher.told = event.progress
         return event
+
+    async def _is_over(self, run_id: str, row: RunRow | None, last: int) -> bool:
+        over = row is None or Status(row.status).is_final
+        return over and not await self._store.journal(run_id, last, 1)
 
     async def finished(self, run_id: str) -> RunRow:
         """The run's row, once it is over."""
@@ -292,11 +303,6 @@ class Feed:
                     pass
         finally:
             self._leave(run_id, watcher)
-
-    async def _is_over(self, run_id: str, last: int) -> bool:
-        row = await self._store.run(run_id)
-        over = row is None or Status(row.status).is_final
-        return over and not await self._store.journal(run_id, last, 1)
 
     def _join(self, run_id: str) -> Watcher:
         watcher = Watcher()
@@ -436,6 +442,18 @@ class Feed:
             if watcher.told != event.progress:
                 watcher.told = event.progress
                 watcher.tell(event)
+
+
+def _events_of(
+    lines: list[JournalRow], watcher: Watcher, progress: RunProgress | None
+) -> Iterator[AnyEvent]:
+    """What lines tell, and what was told live in between; before an end, how far the run came."""
+    for line in lines:
+        yield from watcher.before(line.seq)
+        event = event_from_row(line)
+        if event.is_final and progress is not None and watcher.told == progress.progress:
+            yield progress
+        yield event
 
 
 def _progress_event(row: RunRow, newer: Progress | None = None) -> RunProgress | None:

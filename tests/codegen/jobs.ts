@@ -16,7 +16,9 @@ export interface Jobs {
   untyped: { input: UntypedInput; output: UntypedOutput };
 }
 
-export interface Job2ndInput {
+export type Job2ndInput = Shelter;
+
+export interface Shelter {
   cats: Cat[];
 }
 
@@ -25,9 +27,7 @@ export interface Cat {
   name: string;
 }
 
-export interface Job2ndOutput {
-  cats: Cat[];
-}
+export type Job2ndOutput = Shelter;
 
 export type ANamesakeOfTheMapInput = JobsInput[];
 
@@ -36,12 +36,16 @@ export interface JobsInput {
   done?: boolean;
 }
 
-export interface ANamesakeOfTheMapOutput {
+export type ANamesakeOfTheMapOutput = JobsOutput;
+
+export interface JobsOutput {
   /** @default false */
   done: boolean;
 }
 
-export interface EverythingInput {
+export type EverythingInput = Everything;
+
+export interface Everything {
   text: string;
   count: number;
   long: number | string;
@@ -159,7 +163,9 @@ export interface Point {
 
 export type Weight = 1 | "9007199254740993";
 
-export interface EverythingOutput {
+export type EverythingOutput = EverythingOutput2;
+
+export interface EverythingOutput2 {
   text: string;
   count: number;
   long: number | string;

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Page, expect
 
 from tests.docs import blocks as doc
 from tests.tier import TIER
@@ -86,3 +87,67 @@ def test_a_web_process_and_a_worker(folder: Path) -> None:
     finally:
         web.kill()
         worker.kill()
+
+
+SITE = """
+import asyncio, os
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from durably import Durably, Step
+
+durably = Durably("jobs.db")
+
+
+@durably.job("slow")
+async def slow(step: Step, broken: bool) -> None:
+    for n in range(20):
+        await step.run(f"step-{n}", asyncio.sleep, float(os.environ["PAUSE"]))
+        step.progress(n + 1, 20)
+    if broken and step.attempt == 1:
+        raise RuntimeError("it is broken")
+
+
+app = FastAPI(lifespan=durably.lifespan)
+app.mount("/api/durably", durably.asgi())
+
+
+@app.get("/")
+def page() -> FileResponse:
+    return FileResponse("page.html")
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Server]:
+    """The page of the events guide."""
+    (block,) = [
+        it for it in doc.blocks(doc.ROOT / "docs/guides/events.md") if it.language == "html"
+    ]
+    (tmp_path / "page.html").write_text(block.text)
+    (tmp_path / "site_app.py").write_text(SITE)
+    site = Server([sys.executable, "-m", *UVICORN, "site_app:app"], tmp_path)
+    yield site
+    site.kill()
+
+
+async def test_the_page_of_the_guide_outlives_its_server(site: Server, page: Page) -> None:
+    site.start(PAUSE="0.2")
+    run_id = site.ask("POST", "/trigger", {"jobName": "slow", "input": False})["runId"]
+    await page.goto(f"{site.url}/?runId={run_id}")
+    await page.wait_for_function("bar.value >= 2")
+    site.kill()
+    site.start(PAUSE="0")
+    await expect(page.locator("p")).to_have_text("run:complete")
+    assert await page.evaluate("bar.value === bar.max")
+    await page.wait_for_function("source.readyState === EventSource.CLOSED")
+
+
+async def test_the_page_of_the_guide_shows_a_run_that_was_retried(site: Server, page: Page) -> None:
+    site.start(PAUSE="0")
+    run_id = site.ask("POST", "/trigger", {"jobName": "slow", "input": True})["runId"]
+    assert site.finished(run_id)["status"] == "failed"
+    site.ask("POST", "/retry", runId=run_id)
+    assert site.finished(run_id)["status"] == "completed"
+    await page.goto(f"{site.url}/?runId={run_id}")
+    await expect(page.locator("p")).to_have_text("run:complete")
+    await page.wait_for_function("source.readyState === EventSource.CLOSED")

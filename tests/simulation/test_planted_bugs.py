@@ -64,9 +64,9 @@ MIX = {
 }  # what shows some bugs sooner
 
 
-def _caught(plant=lambda _: None, mix=("line", "fan", "flaky", "doomed")):
+def _caught(plant=lambda _: None, mix=("line", "fan", "flaky", "doomed"), **world):
     for seed in range(WITHIN):
-        if found := World(seed, plant=plant, mix=mix).run().violations:
+        if found := World(seed, plant=plant, mix=mix, **world).run().violations:
             return seed, found[0]
     return None
 
@@ -124,4 +124,4 @@ def test_waking_without_asking_whose_run_it_is_is_caught(monkeypatch):
         return
 
     monkeypatch.setattr(execution.Execution, "_make_sure", trusting)
-    assert _caught(mix=("fan",))
+    assert _caught(mix=("fan",), pauses=True)

@@ -145,6 +145,7 @@ class World:
         watchers: bool | None = None,
         plant: Callable[[dict[str, str]], object] = lambda _: None,
         mix: tuple[str, ...] = ("line", "fan", "flaky", "doomed"),
+        pauses: bool = False,  # whatever befalls a process is a pause
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(self.rng)
@@ -165,7 +166,7 @@ class World:
         self.beats: dict[str, float] = {}
         self.processes: list[Process] = []
         self.jobs = _jobs(self)
-        self.mix = mix
+        self.mix, self.pauses = mix, pauses
         self.expected: dict[str, object] = {}
         self.watched: dict[str, list[int]] = {}
         self.watchers = seed % 10 == 0 if watchers is None else watchers
@@ -320,7 +321,7 @@ class World:
         return ids
 
     async def _mishap(self, client: Durably, ids: list[str]) -> None:
-        rng, kind = self.rng, self.rng.random()
+        rng, kind = self.rng, 0.5 if self.pauses else self.rng.random()
         alive = [process for process in self.processes if process.alive]
         self.report.faults += 1
         if kind < 0.35 and alive:

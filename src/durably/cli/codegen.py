@@ -69,7 +69,7 @@ class _Module:
     def __init__(self) -> None:
         self.texts: list[str] = []
         self._taken = {"Jobs"}
-        self._known: dict[tuple[str, str], str] = {}
+        self._known: dict[str, str] = {}
 
     def add_job(self, job: Job[Any, Any]) -> tuple[str, str]:
         """Declare what a job takes and gives; the names of both."""
@@ -85,11 +85,12 @@ class _Module:
         return input, output
 
     def _declare(self, name: str, schema: Schema, role: str) -> None:
+        schema = _named(schema)
         definitions: Mapping[str, Schema] = schema.get("$defs", {})
         names: dict[str, str] = {}
         new: list[str] = []
         for key in definitions:
-            meaning = (key, _meaning(key, definitions))
+            meaning = _meaning(key, definitions)
             if meaning not in self._known:
                 self._known[meaning] = self._name(_type_name(key, "Type"), role)
                 new.append(key)
@@ -236,6 +237,15 @@ def _schema(codec: Codec[Any]) -> Schema:
         return {}
 
 
+def _named(schema: Schema) -> Schema:
+    """A schema whose own model is among its definitions, as the models are that it names."""
+    title, definitions = str(schema.get("title", "")), schema.get("$defs", {})
+    if not title or "properties" not in schema or title in definitions:
+        return schema
+    model = {key: value for key, value in schema.items() if key != "$defs"}
+    return {"$ref": f"{_DEFINITIONS}{_escaped(title)}", "$defs": {title: model, **definitions}}
+
+
 def _always_there(schema: Any) -> Any:
     """A schema of what a job gives: what has a default may be left out of an input, never of an output."""
     if isinstance(schema, list):
@@ -255,14 +265,14 @@ def _always_there(schema: Any) -> Any:
 
 
 def _meaning(key: str, definitions: Mapping[str, Schema]) -> str:
-    """A definition with all that it names: the same text, the same type."""
+    """A definition with its name and all that it names: the same text, the same type."""
     found: dict[str, Schema] = {}
     todo = [key]
     while todo:
         if (name := todo.pop()) not in found and name in definitions:
             found[name] = definitions[name]
             todo += _references(definitions[name])
-    return json.dumps(found, sort_keys=True)
+    return json.dumps([_type_name(key, "Type"), *found.values()], sort_keys=True)
 
 
 def _references(schema: Any) -> Iterator[str]:
@@ -280,6 +290,10 @@ def _references(schema: Any) -> Iterator[str]:
 def _key_of(reference: str) -> str:
     """The key of a definition that a JSON Pointer leads to."""
     return reference.removeprefix(_DEFINITIONS).replace("~1", "/").replace("~0", "~")
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 # -- types

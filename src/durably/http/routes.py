@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..codec import check_name
 from .message import Refusal, Request
 from .wire import JOB_NAME, LABEL, RUN_ID
 
@@ -208,11 +209,10 @@ def _checked(parameter: Parameter, value: str) -> str:
 
 
 def _text(name: str, value: str) -> str:
-    if not 1 <= len(value) <= MAX_TEXT:
-        raise _bad(f"{name[:100]} must have 1 to {MAX_TEXT} characters, not {len(value)}")
-    if any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in value):
-        raise _bad(f"{name[:100]!r} holds a control character")
-    return value
+    try:
+        return check_name(repr(name[:100]), value, MAX_TEXT)
+    except ValueError as error:
+        raise _bad(str(error)) from None
 
 
 def _bad(message: str) -> Refusal:

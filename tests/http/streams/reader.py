@@ -246,7 +246,11 @@ async def connect(
     link.setblocking(False)
     if window:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
-    await loop.sock_connect(link, ("127.0.0.1", port))
+    try:
+        await loop.sock_connect(link, ("127.0.0.1", port))
+    except BaseException:
+        link.close()
+        raise
     transport, reader = await loop.create_connection(lambda: Reader(hear), sock=link)
     lines = [f"{method} {path} HTTP/1.1", f"host: 127.0.0.1:{port}", "accept: text/event-stream"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
