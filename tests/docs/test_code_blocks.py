@@ -15,6 +15,7 @@ from durably.cli.parser import build_parser
 from . import blocks as doc
 
 LANGUAGES = {"python", "sh", "text", "json", "sql", "mermaid", "html", "ini", "nginx", "dockerfile"}
+LANGUAGES |= {"ts", "tsx"}  # checked in js/
 EXTRAS = {"cli", "client", "postgres", "server"}
 PAGES = [pytest.param(page, id=str(page.relative_to(doc.ROOT))) for page in doc.pages()]
 

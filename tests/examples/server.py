@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+import pytest
+
+from tests.tier import TIER
+
 ROOT = Path(__file__).parents[2]
+CI = pytest.mark.skipif(TIER == "quick", reason="the ci tier's")
 API = "/api/durably"
 PATIENCE = 30.0
 

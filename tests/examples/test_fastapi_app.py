@@ -20,7 +20,7 @@ from playwright.async_api import Browser, FilePayload, Page, expect
 from tests.tier import by_tier
 
 from .conftest import Check
-from .server import ROOT, Server
+from .server import CI, ROOT, Server
 
 MAIN = ROOT / "examples/fastapi_app/main.py"
 ROWS, BATCH = 5_000, 200
@@ -180,6 +180,7 @@ async def test_a_file_that_was_sent_into_the_void_is_imported_once(page: Page, s
     assert len(server.ask("GET", "/runs")) == 1
 
 
+@CI
 async def test_what_is_too_large_is_refused_on_the_page(page: Page, server: Server, tmp_path: Path):
     server.start()
     large = tmp_path / "large.csv"
@@ -189,6 +190,7 @@ async def test_what_is_too_large_is_refused_on_the_page(page: Page, server: Serv
     await shows(page, problem="the file has more than 10,000,000 bytes")
 
 
+@CI
 async def test_a_hidden_page_holds_no_connection(page: Page, server: Server):
     server.start(PAUSE=HOLD)
     await page.goto(server.url)

@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from .conftest import Check
-from .server import ROOT, Server
+from .server import CI, ROOT, Server
 
 APP = ROOT / "examples/flask_app"
 SERVERS = {
@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=["flask run", pytest.param("gunicorn", marks=CI)])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -65,6 +65,7 @@ def readers(count: int) -> list[str]:
     return [f"reader-{n}@example.com" for n in range(count)]
 
 
+@pytest.mark.parametrize("kind", SERVERS)
 def test_every_letter_is_sent_once_though_the_server_is_killed(server: Server, data: Path):
     server.start(PAUSE="0.1")
     run_id = post_letter(server, readers(30))
@@ -163,6 +164,7 @@ async def test_the_page_outlives_its_server(page: Page, server: Server, looks_ri
     await expect(page.locator("ul li")).to_contain_text([SUBJECT])
 
 
+@CI
 @pytest.mark.parametrize("kind", ["flask run"])
 async def test_the_page_cancels(page: Page, server: Server, data: Path):
     server.start(PAUSE="0.2")

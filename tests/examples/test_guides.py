@@ -10,9 +10,8 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.docs import blocks as doc
-from tests.tier import TIER
 
-from .server import Server
+from .server import CI, Server
 
 GUIDE = doc.ROOT / "docs/guides/server.md"
 UVICORN = ["uvicorn", "--port", "{port}"]
@@ -44,10 +43,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=APPLICATIONS)
+QUICK = ("fastapi_app", "django_wsgi")  # tests/http mounts the others as well
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=() if name in QUICK else CI) for name in APPLICATIONS]
+)
 def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
-    if TIER == "quick" and request.param not in ("fastapi_app", "django_wsgi"):
-        pytest.skip("the ci tier's; tests/http mounts it as well")
     server = Server([sys.executable, "-m", *APPLICATIONS[request.param]], folder)
     server.start()
     yield server
@@ -142,6 +144,7 @@ async def test_the_page_of_the_guide_outlives_its_server(site: Server, page: Pag
     await page.wait_for_function("source.readyState === EventSource.CLOSED")
 
 
+@CI
 async def test_the_page_of_the_guide_shows_a_run_that_was_retried(site: Server, page: Page) -> None:
     site.start(PAUSE="0")
     run_id = site.ask("POST", "/trigger", {"jobName": "slow", "input": True})["runId"]

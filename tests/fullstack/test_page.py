@@ -170,7 +170,7 @@ async def test_two_tabs_stay_in_step(page: Page, browser: Browser, server: Serve
     await page.get_by_role("button", name="Retry people.csv").click()
     for tab in (page, other):
         await expect(tab.locator("tbody .badge")).to_have_text("running")
-    await expect(card(page, "Contacts").locator(".badge")).to_have_text("running")
+        await expect(card(tab, "Contacts").locator(".badge")).to_have_text("running")
     await page.get_by_role("button", name="Cancel people.csv").click()
     await other.get_by_role("button", name="Delete people.csv").click()
     for tab in (page, other):
@@ -289,6 +289,22 @@ async def test_a_failed_import_is_retried_and_deleted(page: Page, server: Server
     await expect(page.locator(".none")).to_be_visible()
     await expect(page.locator(".details")).to_have_count(0)
     await expect(card(page, "Runs").locator("h2")).to_be_focused()
+
+
+@for_ci
+async def test_an_import_that_fails_beside_others(page: Page, server: Server):
+    """The others have the stream; how this one ended is told by the list's, all at once."""
+    server.start(PAUSE=HOLD)
+    await page.goto(server.url)
+    await is_connected(page)
+    await page.get_by_role("button", name="Use eight painted ones").click()
+    await expect(page.locator(".gallery .gap")).to_have_count(8)
+    imports = card(page, "Contacts")
+    for n in range(3):
+        await page.set_input_files("input[accept*=csv]", [file(f"broken-{n}.csv", b"name\nAda\n")])
+        await expect(imports.locator(".name")).to_have_text(f"broken-{n}.csv")
+        await expect(imports.locator(".problem")).to_be_visible()
+        await expect(imports.locator(".badge")).to_have_text("failed")
 
 
 @for_ci

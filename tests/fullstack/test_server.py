@@ -6,6 +6,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from tests.browser import npm
+from tests.codegen import typescript
+from tests.codegen.typescript import JS
 from tests.examples.server import Server
 
 from .building import EXAMPLE, ROOT
@@ -37,6 +42,20 @@ def test_the_packages_are_those_that_the_hooks_are_tested_with():
     assert {
         name: version for name, version in wanted.items() if name in theirs
     }.items() <= theirs.items()
+
+
+@pytest.mark.usefixtures("built_page")
+def test_the_page_is_written_as_the_package_is():
+    """By the same formatter and linter, which js/ has."""
+    typescript.install()
+    biome = [
+        npm.node(),
+        JS / "node_modules/@biomejs/biome/bin/biome",
+        "check",
+        "--error-on-warnings",
+    ]
+    done = subprocess.run(biome, cwd=EXAMPLE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_refused(server: Server):

@@ -28,7 +28,10 @@ function Page() {
           <path d="M9 10h14M9 16h9M9 22h5" />
           <circle cx="22" cy="21" r="3.2" />
         </svg>
-        <h1>Durably, full stack</h1>
+        <div>
+          <h1>Durably, full stack</h1>
+          <p className="hint">Kill the server while a bar moves, and start it again.</p>
+        </div>
         <p role="status" id="connection">
           {isConnected ? "live" : "reconnecting…"}
         </p>

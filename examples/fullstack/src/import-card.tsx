@@ -17,12 +17,26 @@ export function ImportCard() {
   return (
     <JobCard
       title="Contacts"
-      hint={count === null ? " " : <><b id="contacts">{figure(count)}</b> in the table</>}
+      hint={
+        count === null ? (
+          " "
+        ) : (
+          <>
+            <b id="contacts">{figure(count)}</b> in the table
+          </>
+        )
+      }
       {...starting}
       starter={
         <>
           <Drop
-            label={<span><b>Choose a CSV file</b> or drop it here</span>}
+            label={
+              <span>
+                <b>Choose a CSV file</b> or drop it here
+                <br />
+                <small>columns email, name, company</small>
+              </span>
+            }
             accept=".csv,text/csv"
             onFiles={([file]) => file && begin(file)}
           />
@@ -31,15 +45,18 @@ export function ImportCard() {
           </button>
         </>
       }
-      run={currentRunId && (
-        <FollowedRun runId={currentRunId} result={result} unit="rows">
-          {result.output && (
-            <p className="outcome">
-              <b>{figure(result.output.saved)}</b> saved, <b>{figure(result.output.left_out)}</b> left out
-            </p>
-          )}
-        </FollowedRun>
-      )}
+      run={
+        currentRunId && (
+          <FollowedRun runId={currentRunId} result={result} unit="rows">
+            {result.output && (
+              <p className="outcome">
+                <b>{figure(result.output.saved)}</b> saved, <b>{figure(result.output.left_out)}</b>{" "}
+                left out
+              </p>
+            )}
+          </FollowedRun>
+        )
+      }
     />
   );
 }

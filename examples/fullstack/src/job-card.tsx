@@ -3,7 +3,7 @@
 import type { RunResult } from "durably-react";
 import { type ReactNode, useState } from "react";
 import { nameOf } from "./durably";
-import { Badge, Bar, figure, isActive } from "./parts";
+import { Badge, Bar, figure } from "./parts";
 import { useRun } from "./use-run";
 
 /** Starts something that may take a while, and tells what hinders it. */
@@ -74,7 +74,7 @@ export function FollowedRun(props: {
       <p className="hint figures">
         {progress
           ? `${figure(progress.current)} of ${figure(progress.total ?? 0)} ${unit}`
-          : isActive(status) && "waiting for its turn"}
+          : status === "pending" && "waiting for its turn"}
       </p>
       {error && <p className="problem">{error}</p>}
       {children}

@@ -27,10 +27,20 @@ export function Badge({ status }: { status: RunStatus }) {
 }
 
 /** How far a run is. It is full once the run is completed. */
-export function Bar({ of, status, progress }: { of: string; status: RunStatus; progress: Progress | null }) {
+export function Bar({
+  of,
+  status,
+  progress,
+}: {
+  of: string;
+  status: RunStatus;
+  progress: Progress | null;
+}) {
   const { current = 0, total = 1 } = progress ?? {};
   const value = status === "completed" ? total : current;
-  return <progress aria-label={`Progress of ${of}`} data-status={status} max={total} value={value} />;
+  return (
+    <progress aria-label={`Progress of ${of}`} data-status={status} max={total} value={value} />
+  );
 }
 
 export function Moment({ at }: { at: string }) {

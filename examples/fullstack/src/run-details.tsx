@@ -5,6 +5,10 @@ import { JOB_TITLES, nameOf } from "./durably";
 import { Badge, Bar, Moment } from "./parts";
 import { useRun, useSteps } from "./use-run";
 
+const leave = () => {
+  location.hash = "";
+};
+
 const CLOCK = new Intl.DateTimeFormat("en", { timeStyle: "medium", hourCycle: "h23" });
 
 /** One run: its log as it is written, its steps, what it gave. */
@@ -22,9 +26,9 @@ export function RunDetails({ runId }: { runId: string }) {
         <h2 id="details-title" ref={title} tabIndex={-1} className="name">
           {name}
         </h2>
-        <a className="close" href="#" aria-label="Close">
+        <button type="button" className="close" aria-label="Close" onClick={leave}>
           ×
-        </a>
+        </button>
       </div>
       {run && status && (
         <>
@@ -46,7 +50,7 @@ export function RunDetails({ runId }: { runId: string }) {
 }
 
 function Log({ lines }: { lines: readonly LogEntry[] }) {
-  const box = useRef<HTMLDivElement>(null);
+  const box = useRef<HTMLElement>(null);
   const atEnd = useRef(true);
   // biome-ignore lint/correctness/useExhaustiveDependencies: with each line, unless one reads further up
   useLayoutEffect(() => {
@@ -54,14 +58,20 @@ function Log({ lines }: { lines: readonly LogEntry[] }) {
   }, [lines]);
   if (lines.length === 0) return null;
   const scrolled = () => {
-    const { scrollHeight, scrollTop, clientHeight } = box.current as HTMLDivElement;
+    const { scrollHeight, scrollTop, clientHeight } = box.current as HTMLElement;
     atEnd.current = scrollHeight - scrollTop - clientHeight < 40;
   };
   return (
     <>
       <h3 id="log-title">Log</h3>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls is reached by the keyboard */}
-      <div className="well log" ref={box} onScroll={scrolled} tabIndex={0} role="region" aria-labelledby="log-title">
+      <section
+        className="well log"
+        ref={box}
+        onScroll={scrolled}
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls is reached by the keyboard
+        tabIndex={0}
+        aria-labelledby="log-title"
+      >
         <ol>
           {lines.map(({ id, timestamp, level, message, data }) => (
             <li key={id} className={level}>
@@ -74,7 +84,7 @@ function Log({ lines }: { lines: readonly LogEntry[] }) {
             </li>
           ))}
         </ol>
-      </div>
+      </section>
     </>
   );
 }
@@ -113,8 +123,11 @@ function Output({ value }: { value: unknown }) {
   return (
     <details className="steps">
       <summary>Output</summary>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls is reached by the keyboard */}
-      <pre className="well" tabIndex={0}>
+      <pre
+        className="well"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls is reached by the keyboard
+        tabIndex={0}
+      >
         {JSON.stringify(value, null, 2)}
       </pre>
     </details>

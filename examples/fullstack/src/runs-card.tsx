@@ -50,7 +50,9 @@ export function RunsCard({ selected }: { selected: string | null }) {
               <th scope="col">Run</th>
               <th scope="col">Status</th>
               <th scope="col">Progress</th>
-              <th scope="col" className="when">Created</th>
+              <th scope="col" className="when">
+                Created
+              </th>
               <th scope="col">
                 <span className="unseen">Actions</span>
               </th>
@@ -58,13 +60,21 @@ export function RunsCard({ selected }: { selected: string | null }) {
           </thead>
           <tbody>
             {runs.map((run) => (
-              <Row key={run.id} run={run} isSelected={run.id === selected} actions={actions} act={act} />
+              <Row
+                key={run.id}
+                run={run}
+                isSelected={run.id === selected}
+                actions={actions}
+                act={act}
+              />
             ))}
           </tbody>
         </table>
       )}
       {runs.length === 0 && !isLoading && !error && (
-        <p className="none">{filter === "All" ? "Nothing yet. Start an import or make thumbnails." : "None."}</p>
+        <p className="none">
+          {filter === "All" ? "Nothing yet. Start an import or make thumbnails." : "None."}
+        </p>
       )}
       {(page > 0 || hasMore) && (
         <nav className="pages" aria-label="Pages of runs">
@@ -87,7 +97,12 @@ function Filters({ chosen, choose }: { chosen: Filter; choose: (filter: Filter) 
       <legend className="unseen">Show</legend>
       {(Object.keys(FILTERS) as Filter[]).map((filter) => (
         <label key={filter}>
-          <input type="radio" name="filter" checked={filter === chosen} onChange={() => choose(filter)} />
+          <input
+            type="radio"
+            name="filter"
+            checked={filter === chosen}
+            onChange={() => choose(filter)}
+          />
           <span>{filter}</span>
         </label>
       ))}

@@ -36,7 +36,10 @@ async function paint(name: string, seed: number): Promise<File> {
     brush.moveTo(0, HEIGHT);
     for (let x = 0; x <= WIDTH; x += 10) {
       const wave = Math.sin(x / (190 - ridge * 25) + seed * 2 + ridge * 1.7);
-      brush.lineTo(x, 470 + ridge * 110 - (wave + Math.sin(x / 67 + seed)  * 0.3) * (90 - ridge * 15));
+      brush.lineTo(
+        x,
+        470 + ridge * 110 - (wave + Math.sin(x / 67 + seed) * 0.3) * (90 - ridge * 15),
+      );
     }
     brush.lineTo(WIDTH, HEIGHT);
     brush.fill();

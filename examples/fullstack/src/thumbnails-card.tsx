@@ -4,7 +4,7 @@ import type { Thumbnail } from "./jobs";
 import { Drop } from "./parts";
 import { samplePhotos } from "./samples";
 import { patiently, upload } from "./upload";
-import { useSteps } from "./use-run";
+import { useRun, useSteps } from "./use-run";
 
 /** Thumbnails of photos; each is a step, and shows as soon as it is committed. */
 export function ThumbnailsCard() {
@@ -22,7 +22,13 @@ export function ThumbnailsCard() {
       starter={
         <>
           <Drop
-            label={<span><b>Choose photos</b> or drop them here</span>}
+            label={
+              <span>
+                <b>Choose photos</b> or drop them here
+                <br />
+                <small>anything that Pillow can read</small>
+              </span>
+            }
             accept="image/*"
             multiple
             onFiles={begin}
@@ -32,32 +38,39 @@ export function ThumbnailsCard() {
           </button>
         </>
       }
-      run={currentRunId && (
-        <FollowedRun runId={currentRunId} result={result} unit="photos">
-          <Gallery
-            runId={currentRunId}
-            total={result.progress?.total ?? 0}
-            version={[result.progress?.current, result.status]}
-          />
-        </FollowedRun>
-      )}
+      run={
+        currentRunId && (
+          <FollowedRun runId={currentRunId} result={result} unit="photos">
+            <Gallery runId={currentRunId} version={[result.progress?.current, result.status]} />
+          </FollowedRun>
+        )
+      }
     />
   );
 }
 
-function Gallery({ runId, total, version }: { runId: string; total: number; version: unknown }) {
+function Gallery({ runId, version }: { runId: string; version: unknown }) {
+  const run = useRun(runId);
   const steps = useSteps(runId, version);
-  const made = steps.filter(({ status }) => status === "completed").map(({ output }) => output as Thumbnail);
+  const total = run?.jobName === "make-thumbnails" ? run.input.photos.length : 0;
+  const made = steps
+    .filter(({ status }) => status === "completed")
+    .map(({ output }) => output as Thumbnail);
   const missing = Math.max(0, total - made.length);
   return (
     <ul className="gallery" aria-label="Thumbnails">
       {made.map(({ name, digest, width, height }, at) => (
         <li key={`${at} ${digest}`}>
-          <img src={`/api/thumbnails/${digest}`} alt={name} title={name} width={width} height={height} />
+          <img
+            src={`/api/thumbnails/${digest}`}
+            alt={name}
+            title={name}
+            width={width}
+            height={height}
+          />
         </li>
       ))}
       {Array.from({ length: missing }, (_, at) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: one gap is as good as another
         <li key={at} className="gap" aria-hidden="true" />
       ))}
     </ul>

@@ -26,7 +26,8 @@ export async function patiently<T>(ask: () => Promise<T>): Promise<T> {
       return await ask();
     } catch (error) {
       const isAway =
-        error instanceof TypeError || (error instanceof DurablyError && error.code === "unreachable");
+        error instanceof TypeError ||
+        (error instanceof DurablyError && error.code === "unreachable");
       if (!isAway) throw error;
       await new Promise((resume) => setTimeout(resume, PAUSE));
     }

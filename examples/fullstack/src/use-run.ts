@@ -1,12 +1,16 @@
 /** What a run's stream does not tell: what it was given, and what its steps gave. */
 
-import { useDurably, type Step } from "durably-react";
+import { type Step, useDurably } from "durably-react";
 import { useEffect, useState } from "react";
 import type { AnyRun } from "./durably";
 import { patiently } from "./upload";
 
 /** The value of an answer, asked for anew whenever the question is another; the older one until then. */
-function useAnswer<T>(question: string | null, subject: string | null, ask: (signal: AbortSignal) => Promise<T>) {
+function useAnswer<T>(
+  question: string | null,
+  subject: string | null,
+  ask: (signal: AbortSignal) => Promise<T>,
+) {
   const [held, hold] = useState<{ subject: string | null; answer: T | undefined }>();
   // biome-ignore lint/correctness/useExhaustiveDependencies: the question says all that matters
   useEffect(() => {
@@ -24,7 +28,11 @@ function useAnswer<T>(question: string | null, subject: string | null, ask: (sig
 /** A run as it was when it was asked for: its input and its name stay the same. */
 export function useRun(runId: string | null): AnyRun | null | undefined {
   const { durably } = useDurably();
-  return useAnswer(runId, runId, (signal) => durably.run(String(runId), { signal }) as Promise<AnyRun | null>);
+  return useAnswer(
+    runId,
+    runId,
+    (signal) => durably.run(String(runId), { signal }) as Promise<AnyRun | null>,
+  );
 }
 
 /** The steps of a run, asked for again whenever `version` changes. */

@@ -14,10 +14,10 @@ import {
 import { Queue } from "./queue.js";
 import {
   type Beginning,
+  initialOf,
   RunSource,
   type RunState,
   type Surroundings,
-  UNKNOWN,
 } from "./run-source.js";
 import { RunsSource, type RunsState, UNREAD } from "./runs-source.js";
 import { Sources, type Store } from "./source.js";
@@ -63,15 +63,19 @@ const MAX_BEGINNINGS = 100;
 
 export class DurablyClient<Jobs = JobMap> extends Api {
   readonly #around: Surroundings;
-  readonly #runs = new Sources<RunState>();
-  readonly #lists = new Sources<RunsState>();
+  readonly #runs = new Sources<RunState, RunSource>();
+  readonly #lists = new Sources<RunsState, RunsSource>();
   /** How runs that were triggered here began, until somebody follows them. */
   readonly #beginnings = new Map<string, Beginning>();
 
   /** `runStreams`: how many runs may have a stream of their own; more than these share the lists'. */
   constructor(transport: Transport, runStreams: number = RUN_STREAMS) {
     super(transport);
-    this.#around = { api: this, lists: new ListFeed(transport), seats: runStreams };
+    this.#around = {
+      api: this,
+      lists: new ListFeed(transport, (event) => this.#overhear(event)),
+      seats: runStreams,
+    };
   }
 
   // -- runs are made
@@ -122,7 +126,7 @@ export class DurablyClient<Jobs = JobMap> extends Api {
 
   override async retry(runId: string, options?: Options): Promise<void> {
     await super.retry(runId, options);
-    (this.#runs.find(runId) as RunSource | undefined)?.resume();
+    this.#runs.find(runId)?.resume();
   }
 
   override async retrigger(runId: string, options?: Options): Promise<{ runId: string }> {
@@ -178,7 +182,7 @@ export class DurablyClient<Jobs = JobMap> extends Api {
   /** What is known of a run, kept up to date while somebody watches. All who watch share one stream. */
   watchRun(runId: string): Store<RunState> {
     const beginning = this.#beginnings.get(runId);
-    const initial = beginning?.isNew ? PENDING : UNKNOWN;
+    const initial = initialOf(beginning);
     return this.#runs.store(runId, initial, () => {
       this.#beginnings.delete(runId);
       return new RunSource(this.#around, runId, beginning);
@@ -193,8 +197,7 @@ export class DurablyClient<Jobs = JobMap> extends Api {
       UNREAD,
       () => new RunsSource(this.#around, filter, isLive),
     );
-    const read = () => (this.#lists.find(name) as RunsSource | undefined)?.read();
-    return { ...store, read: async () => read() };
+    return { ...store, read: async () => this.#lists.find(name)?.read() };
   }
 
   /** Hear of runs as lists do, on the stream that they share. For the hooks. */
@@ -203,6 +206,11 @@ export class DurablyClient<Jobs = JobMap> extends Api {
   /** Somebody just made this run: its journal, from its beginning, tells everything. */
   announce(runId: string, jobName: string): void {
     if (!this.#runs.find(runId)) this.#began(runId, { jobName, isNew: true });
+  }
+
+  /** A run that is shown as over may be retried by somebody else. */
+  #overhear({ type, runId, sequence }: ListEvent): void {
+    if (type === "run:retry") this.#runs.find(runId)?.resume(sequence);
   }
 
   #began(runId: string, beginning: Beginning): void {
@@ -214,8 +222,6 @@ export class DurablyClient<Jobs = JobMap> extends Api {
     }
   }
 }
-
-const PENDING: RunState = { ...UNKNOWN, run: { status: "pending" } };
 
 function failureOf(run: Partial<Run>): DurablyError | undefined {
   if (run.status === "failed")

@@ -28,14 +28,17 @@ const LINGER = 50;
  */
 export class ListFeed {
   readonly #transport: Transport;
+  readonly #overheard: (event: ListEvent) => void;
   readonly #members = new Map<ListListener, Scope>();
   #stream: Stream | undefined;
   #scope: Scope | undefined;
   #isConnected = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(transport: Transport) {
+  /** `overheard` is told every event, before those whom it concerns. */
+  constructor(transport: Transport, overheard: (event: ListEvent) => void) {
     this.#transport = transport;
+    this.#overheard = overheard;
   }
 
   /** Hear of these runs until the returned function is called. */
@@ -101,6 +104,7 @@ export class ListFeed {
   #hear(values: (ListEvent | Resync)[]): void {
     const events = values.filter((value) => value.type !== "runs:resync");
     if (events.length < values.length) this.#resync();
+    events.forEach(this.#overheard);
     for (const [listener, scope] of [...this.#members]) {
       const mine = events.filter((event) => isIn(scope, event));
       if (mine.length > 0) listener.heard(mine);

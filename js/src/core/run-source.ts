@@ -50,6 +50,13 @@ export interface Beginning {
   isNew?: boolean;
 }
 
+const PENDING: RunState = { ...UNKNOWN, run: { status: "pending" } };
+
+/** What is known of a run before anything is heard. */
+export function initialOf(beginning: Beginning | undefined): RunState {
+  return beginning?.isNew ? PENDING : UNKNOWN;
+}
+
 export class RunSource extends Source<RunState> {
   readonly #around: Surroundings;
   readonly #id: string;
@@ -68,20 +75,18 @@ export class RunSource extends Source<RunState> {
   #unkept = 0;
 
   constructor(around: Surroundings, id: string, beginning: Beginning = {}) {
-    const { isNew, jobName } = beginning;
-    super(
-      isNew ? { ...UNKNOWN, run: { id, status: "pending", ...(jobName && { jobName }) } } : UNKNOWN,
-    );
+    super(initialOf(beginning));
     this.#around = around;
     this.#id = id;
     this.#beginning = beginning;
-    if (isNew) this.#seen = 0;
+    if (beginning.isNew) this.#seen = 0;
   }
 
-  /** Follow it again: it was retried. */
-  resume(): void {
+  /** Follow it again: it was retried, with this number in its journal. */
+  resume(sequence: number | null = null): void {
     const { run, ...rest } = this.getSnapshot();
-    if (!this.#isOver) return; // that was heard already
+    const isKnown = sequence !== null && sequence <= (this.#seen ?? 0);
+    if (!this.#isOver || isKnown) return;
     this.update({ ...rest, run: { ...run, ...AGAIN } });
     this.#stop();
     this.open();

@@ -83,14 +83,14 @@ export abstract class Source<State> implements Store<State> {
 }
 
 /** The sources that are watched now, each under its name. */
-export class Sources<State> {
-  readonly #open = new Map<string, Source<State>>();
+export class Sources<State, Kind extends Source<State>> {
+  readonly #open = new Map<string, Kind>();
 
   /**
    * The source of this name as a store. Making one costs nothing and leaves nothing behind: only
    * subscribing does, so that a component which never gets on the page opens no stream.
    */
-  store(name: string, initial: State, make: () => Source<State>): Store<State> {
+  store(name: string, initial: State, make: () => Kind): Store<State> {
     return {
       getSnapshot: () => this.#open.get(name)?.getSnapshot() ?? initial,
       subscribe: (listener) => this.#get(name, make).subscribe(listener),
@@ -98,11 +98,11 @@ export class Sources<State> {
   }
 
   /** The open source of this name. */
-  find(name: string): Source<State> | undefined {
+  find(name: string): Kind | undefined {
     return this.#open.get(name);
   }
 
-  #get(name: string, make: () => Source<State>): Source<State> {
+  #get(name: string, make: () => Kind): Kind {
     let source = this.#open.get(name);
     if (source === undefined) {
       source = make();

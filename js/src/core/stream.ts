@@ -117,7 +117,7 @@ export class Stream {
       await this.#transport.subscribe(
         { ...this.#ask, headers, signal: connection.signal },
         {
-          opened: () => this.#closing.signal.aborted || this.#handler.opened(this.#lastId !== null),
+          opened: () => this.#handler.opened(this.#lastId !== null),
           heard: (frames) => {
             clearTimeout(silence);
             silence = setTimeout(abort, LONGEST_SILENCE);

@@ -153,6 +153,7 @@ test("a reload resumes the run, with its log lines", async () => {
 });
 
 test("another tab follows, and both stay in step", async () => {
+  await createDurablyClient({ api: server.api }).triggerAndWait("import-csv", { rows: 1 });
   const one = await open({ autoResume: "no" });
   const two = await open({ autoResume: "no" }, one);
   const list = await open({ view: "list" }, one);
@@ -267,4 +268,23 @@ test("a failed run is retried from a list; a running one is cancelled", async ()
   await server.open("mended");
   await page.locator(`#run-${failed.runId} .retry`).click();
   await expect.poll(() => status(failed)).toBe("completed");
+});
+
+test("a run that another tab cancels and resumes goes on in every tab", async () => {
+  const one = await open({});
+  await trigger(one, { name: "again", rows: 3, hold: [1, 2] });
+  const two = await open({}, one);
+  const list = await open({ view: "list" }, one);
+  await shows(two, { progress: '{"current":1,"total":3,"message":"row 1"}' });
+  await list.locator(".cancel").first().click();
+  for (const tab of [one, two]) await shows(tab, { status: "cancelled" });
+  await new Promise((resolve) => setTimeout(resolve, 1_500));
+  await server.open("again-1");
+  await list.locator(".retry").first().click();
+  for (const tab of [one, two]) {
+    await shows(tab, { status: "running", progress: '{"current":2,"total":3,"message":"row 2"}' });
+  }
+  await server.open("again-2");
+  for (const tab of [one, two]) await shows(tab, { status: "completed", output: '{"count":3}' });
+  await expect.poll(async () => (await items(list, ".status"))[0]).toBe("completed");
 });

@@ -1,7 +1,9 @@
 import { beforeEach, expect, test, vi } from "vitest";
 import { createDurablyClient } from "../../src/client.js";
-import type { DurablyClient } from "../../src/core/client.js";
+import { DurablyClient } from "../../src/core/client.js";
 import type { ListEvent, Resync, RunEvent } from "../../src/core/protocol.js";
+import { FrameParser } from "../../src/core/sse.js";
+import type { Transport } from "../../src/core/transport.js";
 import { anEvent, aRun, refuse, ScriptedServer } from "./scripted.js";
 
 const NEVER = 86_400_000;
@@ -184,11 +186,12 @@ test("an answer that is older than what was heard changes nothing", async () => 
   leave();
 });
 
-test("kept log lines come before those that are heard, each once", async () => {
+test.each([true, false])("kept log lines come first, each once; read first: %s", async (first) => {
   const kept = (sequence: number) => ({ id: `r:${sequence}`, runId: "r", message: `${sequence}` });
   server.on("/run", () => aRun("r", "running")).on("/logs", () => [kept(1), kept(2)]);
   const { now, leave } = watched("r");
   const only = await stream(0);
+  if (first) await expect.poll(() => now().logs.length).toBe(2);
   only.tell(log(2, "2"), 2);
   only.tell(log(3, "3"), 3);
   await expect.poll(() => now().logs.map(({ id }) => id)).toEqual(["r:1", "r:2", "r:3"]);
@@ -254,10 +257,12 @@ test("lists share a stream as wide as the widest", async () => {
   const third = client.follow({}, { resync: () => {}, heard: () => {} });
   expect([...(await stream(1)).asked.query]).toEqual([]);
   await expect.poll(() => only.isOpen).toBe(false);
-  expect(heard).toEqual([
-    ["resync", "1", "resync"],
-    ["resync", "3", "resync"],
-  ]);
+  await expect
+    .poll(() => heard)
+    .toEqual([
+      ["resync", "1", "resync"],
+      ["resync", "3", "resync"],
+    ]);
   for (const go of [...leave, third]) go();
   await expect.poll(() => server.open).toEqual([]);
 });
@@ -379,4 +384,67 @@ test("a page tells where the next begins, and a missing run is null", async () =
 test("a client is no promise, and stays itself", async () => {
   expect(await Promise.resolve(client)).toBe(client);
   expect(() => JSON.stringify(client)).not.toThrow();
+});
+
+test("a connection that went silent is given up, and another opened", async () => {
+  server.on("/run", () => aRun("r", "running"));
+  const timers = vi.spyOn(globalThis, "setTimeout");
+  const { run, leave } = watched("r");
+  const first = await stream(0);
+  first.send("retry: 1\n\n");
+  first.tell(anEvent("run:start", "r", 1), 1);
+  const silences = () => timers.mock.calls.filter(([, delay]) => delay === 45_000);
+  await expect.poll(() => silences().length).toBeGreaterThan(1); // anew with each sign of life
+  await expect
+    .poll(() => run())
+    .toMatchObject({ status: "running", updatedAt: expect.stringMatching(/01.000Z/) });
+  silences().at(-1)?.[0]();
+  expect((await stream(1)).asked.headers["last-event-id"]).toBe("1");
+  await expect.poll(() => first.isOpen).toBe(false);
+  leave();
+});
+
+test("any way to a server will do: the transport is the only seam", async () => {
+  const asked: string[] = [];
+  const transport: Transport = {
+    async request({ method, path, body }) {
+      asked.push(`${method} ${path} ${JSON.stringify(body)}`);
+      return { body: { runId: "r", disposition: "created" }, header: () => null };
+    },
+    async subscribe({ path, headers }, { opened, heard }) {
+      asked.push(`${path} after ${headers?.["last-event-id"]}`);
+      opened();
+      const event = anEvent("run:complete", "r", 1, { output: [], duration: 1 });
+      heard(new FrameParser().push(`id: 1\nretry: ${NEVER}\ndata: ${JSON.stringify(event)}\n\n`));
+    },
+  };
+  const other = new DurablyClient(transport);
+  expect(await other.triggerAndWait("job", [1])).toEqual({ runId: "r", output: [] });
+  expect(asked).toEqual(['POST /trigger {"jobName":"job","input":[1]}', "/subscribe after 0"]);
+});
+
+test("a run that somebody else retries is followed again", async () => {
+  server.on("/run", () => aRun("r", "running")).on("/runs", () => []);
+  const { run, leave } = watched("r");
+  const left = client.watchRuns().subscribe(() => {});
+  const first = await stream(0);
+  const failure = { error: "no", errorType: null, failedStepName: null };
+  first.tell(anEvent("run:fail", "r", 2, failure), 2, NEVER);
+  first.end();
+  await expect.poll(() => run().status).toBe("failed");
+  await expect.poll(() => server.count("/runs/subscribe")).toBe(1);
+  const list = server.streams.find(({ asked }) => asked.path === "/runs/subscribe");
+  list?.tell(anEvent("run:retry", "r", 1)); // an older one, told late
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  expect(run().status).toBe("failed");
+  list?.tell(anEvent("run:retry", "r", 3));
+  await expect.poll(() => run()).toMatchObject({ status: "pending", error: null });
+  await expect.poll(() => server.count("/subscribe")).toBe(2);
+  const second = server.streams.at(-1);
+  expect(second?.asked.headers["last-event-id"]).toBe("2");
+  second?.tell(anEvent("run:retry", "r", 3), 3);
+  second?.tell(anEvent("run:complete", "r", 4, { output: 1, duration: 1 }), 4, NEVER);
+  await expect.poll(() => run()).toMatchObject({ status: "completed", output: 1 });
+  leave();
+  left();
 });
