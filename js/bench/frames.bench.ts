@@ -8,7 +8,7 @@ import { openChromium } from "../tests/page/chromium.js";
 import { serve } from "./server.js";
 
 const THEIRS = join(import.meta.dirname, "../../tests/browser/node_modules/@coji/durably-react");
-const RATES = [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000];
+const RATES = [10, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000];
 const SECONDS = 3;
 /** A frame that came so much later was one too many. */
 const DROPPED = 25; // milliseconds; a frame takes 16.7

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from typing_extensions import TypeAliasType, TypedDict
 
 from durably import Durably, Step, SyncStep
@@ -88,6 +88,33 @@ class Partial(TypedDict):
 Json = TypeAliasType("Json", "str | list[Json] | dict[str, Json] | None")
 
 
+def told(**schema: Any) -> Any:
+    """A value whose schema its author wrote."""
+    return Annotated[Any, WithJsonSchema(schema)]
+
+
+NAMED = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+AGED = {"type": "object", "properties": {"age": {"type": "integer"}}}
+
+
+class Foreign(BaseModel):
+    both: told(allOf=[NAMED, AGED])
+    both_of_many: told(type="array", items={"allOf": [NAMED, AGED]})
+    text_or_number: told(type=["string", "number", "null"])
+    one_or_two: told(type="array", prefixItems=[{"type": "string"}, {"type": "null"}], minItems=1)
+    exactly: told(type="array", prefixItems=[{"type": "string"}], minItems=1, items=False)
+    by_pattern: told(
+        type="object", patternProperties={"^x": {"type": "boolean"}}, additionalProperties=False
+    )
+    never: told(type="array", items=False)
+    whatever: told(type="object", properties={"inner": True, "deeper": AGED})
+    elsewhere: told(**{"$ref": "https://example.com/schema.json"})
+    unheard_of: told(type="date")
+    numbers: told(enum=[1.5, -2, "1.5", {"a": 1}])
+    half_numbers: told(enum=[1.5, -2])
+    above: told(type="integer", exclusiveMaximum=2**60)
+
+
 class Everything(BaseModel):
     text: str
     count: int
@@ -124,6 +151,7 @@ class Everything(BaseModel):
     empty: Empty
     odd: Odd
     partial: Partial
+    foreign: Foreign
 
 
 @durably.job("everything")

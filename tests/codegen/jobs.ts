@@ -91,6 +91,7 @@ export interface Everything {
   empty: Empty;
   odd: Odd;
   partial: Partial;
+  foreign: Foreign;
 }
 
 export interface BoxInt {
@@ -117,6 +118,35 @@ export interface Dog {
 }
 
 export interface Empty { [key: string]: never }
+
+export interface Foreign {
+  both: {
+    name: string;
+  } & {
+    age?: number;
+  };
+  both_of_many: ({
+    name: string;
+  } & {
+    age?: number;
+  })[];
+  text_or_number: string | number | null;
+  one_or_two: [string, null?, ...unknown[]];
+  exactly: [string];
+  by_pattern: { [key: string]: boolean };
+  never: never[];
+  whatever: {
+    inner?: unknown;
+    deeper?: {
+      age?: number;
+    };
+  };
+  elsewhere: unknown;
+  unheard_of: unknown;
+  numbers: unknown;
+  half_numbers: 1.5 | -2;
+  above: number | string;
+}
 
 export type Json = string | Json[] | { [key: string]: Json } | null;
 
@@ -211,6 +241,7 @@ export interface EverythingOutput2 {
   empty: Empty;
   odd: Odd;
   partial: Partial;
+  foreign: Foreign;
 }
 
 export interface CatOutput {

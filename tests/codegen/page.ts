@@ -59,6 +59,11 @@ function members(output: EverythingOutput) {
   same<typeof output.odd.größe, number>(true);
   same<(typeof output.odd)["1st"], string>(true);
   same<typeof output.partial.sometimes, number | undefined>(true);
+  same<typeof output.foreign.both.name, string>(true);
+  same<typeof output.foreign.both.age, number | undefined>(true);
+  same<typeof output.foreign.text_or_number, string | number | null>(true);
+  same<typeof output.foreign.exactly, [string]>(true);
+  same<typeof output.foreign.half_numbers, 1.5 | -2>(true);
   same<typeof output.open.unheard_of, unknown>(true);
   if (output.pet.kind === "cat") same<typeof output.pet.lives, number>(true);
   else same<typeof output.pet.tricks, string[]>(true);

@@ -32,7 +32,14 @@ def check(folder: Path) -> None:
     options = {
         "types": [],
         "noUnusedLocals": False,
-        "paths": {"durably-react/client": [str(JS / "src/client.ts")]},
+        "module": "ESNext",
+        "moduleResolution": "bundler",
+        "paths": {
+            "durably-react": [str(JS / "src/index.ts")],
+            "durably-react/client": [str(JS / "src/client.ts")],
+            "react": [str(JS / "node_modules/@types/react")],
+            "react/*": [str(JS / "node_modules/@types/react/*")],
+        },
         "typeRoots": [str(JS / "node_modules/@types")],
     }
     config = {

@@ -11,6 +11,7 @@ import pytest
 from tests.browser import npm
 from tests.codegen import typescript
 from tests.codegen.typescript import JS
+from tests.docs import test_code_blocks as held
 from tests.examples.server import Server
 
 from .building import EXAMPLE, ROOT
@@ -28,6 +29,13 @@ def test_the_types_are_those_of_the_jobs(tmp_path):
     assert done.stdout == generated, (
         "in examples/fullstack: durably codegen ts jobs:durably > src/jobs.ts"
     )
+
+
+def test_the_readme_is_held_to_the_rules_of_the_docs():
+    page = EXAMPLE / "README.md"
+    held.test_shell_commands_exist(page)
+    held.test_every_block_has_a_language(page)
+    held.test_links_lead_somewhere(page)
 
 
 def test_the_lock_names_versions_and_no_host():

@@ -103,12 +103,13 @@ export class ListFeed {
 
   #hear(values: (ListEvent | Resync)[]): void {
     const events = values.filter((value) => value.type !== "runs:resync");
-    if (events.length < values.length) this.#resync();
     events.forEach(this.#overheard);
     for (const [listener, scope] of [...this.#members]) {
       const mine = events.filter((event) => isIn(scope, event));
       if (mine.length > 0) listener.heard(mine);
     }
+    // Last: what is read then is newer than all that was heard.
+    if (events.length < values.length) this.#resync();
   }
 
   #refuse(error: DurablyError): void {

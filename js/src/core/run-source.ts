@@ -161,9 +161,10 @@ export class RunSource extends Source<RunState> {
 
   #hearReduced(events: ListEvent[]): void {
     const mine = events.filter((event) => event.runId === this.#id);
-    // Lists are not told outputs and errors: how it ended is asked.
-    if (mine.some(isFinalEvent) && !this.#isOver) void this.#read();
     this.#hear(mine.filter((event) => !isFinalEvent(event)) as RunEvent[]);
+    // Lists are not told outputs and errors: how it ended is asked. After all that came before it was
+    // heard: the answer is newer.
+    if (mine.some(isFinalEvent) && !this.#isOver) void this.#read();
   }
 
   // -- what is heard, and what is read

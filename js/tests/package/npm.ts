@@ -30,9 +30,15 @@ export function runOwn(program: string, args: string[], cwd = JS): Promise<strin
   return run(join(JS, "node_modules/.bin", program), args, cwd);
 }
 
+const folders: string[] = [];
+
+afterAll(async () => {
+  await Promise.all(folders.map((folder) => rm(folder, { recursive: true, force: true })));
+});
+
 /** A folder that is gone after the tests. */
 export async function temporary(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "durably-js-"));
-  afterAll(() => rm(folder, { recursive: true, force: true }));
+  folders.push(folder);
   return folder;
 }

@@ -448,3 +448,24 @@ test("a run that somebody else retries is followed again", async () => {
   leave();
   left();
 });
+
+test.each(["run:complete", "runs:resync"])(
+  "what comes together with %s is not newer than the answer",
+  async (type) => {
+    let run = aRun("b", "pending");
+    server.on("/run", ({ query }) => (query.get("runId") === "b" ? run : aRun("a", "running")));
+    const [a, b] = [watched("a"), watched("b")];
+    await expect.poll(() => b.run().status).toBe("pending");
+    await expect.poll(() => server.count("/runs/subscribe")).toBe(1);
+    const list = server.streams.find(({ asked }) => asked.path === "/runs/subscribe");
+    await expect
+      .poll(() => server.asked.filter(({ query }) => query.get("runId") === "b").length)
+      .toBe(4);
+    run = aRun("b", "completed", { output: 1 });
+    const together = [anEvent("run:start", "b", 2), anEvent(type, "b", 3)];
+    list?.send(together.map((event) => `data: ${JSON.stringify(event)}\n\n`).join(""));
+    await expect.poll(() => b.run()).toMatchObject({ status: "completed", output: 1 });
+    a.leave();
+    b.leave();
+  },
+);
