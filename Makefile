@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types layers format bench soak clean
+JS_STAMP := js/node_modules/.installed
+
+.PHONY: help demo test check lint types layers js fullstack format bench soak clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,7 +33,7 @@ demo: $(STAMP) ## Run the main job, kill it in the middle, resume it
 test: $(STAMP) ## Run the tests (TIER=ci or soak for more of the harnesses)
 	DURABLY_TIER=$(TIER) $(BIN)/python -m pytest
 
-check: lint types layers ## All that CI runs
+check: lint types layers js ## All that CI runs
 	@$(MAKE) --no-print-directory test TIER=ci
 
 lint: $(STAMP)
@@ -44,6 +46,13 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	$(BIN)/lint-imports
+
+$(JS_STAMP): js/package.json js/package-lock.json
+	cd js && npm ci --no-audit --no-fund --loglevel=error
+	@touch $(JS_STAMP)
+
+js: $(STAMP) $(JS_STAMP) ## Check and test the npm package (needs Node)
+	cd js && npm run check && npm test
 
 format: $(STAMP) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .

@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from durably import Durably
 from durably.http import Handler, Request, Response
+from durably.http.routes import ROUTES
 
 JSON = {"content-type": "application/json"}
 
@@ -122,3 +124,40 @@ class Asker:
     async def send(self, body: bytes | AsyncIterator[bytes], **headers: str) -> Answer:
         """POST /trigger, with any body."""
         return await self.ask("POST", "/trigger", (), body, {**JSON, **headers})
+
+
+RUN_FIELDS = {
+    "id", "jobName", "status", "input", "payload", "output", "error", "progress", "labels",
+    "completedStepCount", "currentStepIndex", "startedAt", "completedAt", "createdAt", "updatedAt",
+    "isTerminal", "isActive", "attempt", "errorType", "failedStepName",
+}  # fmt: skip
+ABSENT = "0199aaaa-0000-7000-8000-000000000000"
+"""No run has this id."""
+
+
+async def ended(durably: Durably, answer: Answer) -> str:
+    """The id of the triggered run, once that is over."""
+    run_id = answer.json["runId"]
+    async for event in durably.subscribe(run_id):
+        if event.is_final:
+            break
+    return run_id
+
+
+async def packed(durably: Durably, asker: Asker, **more: Any) -> str:
+    """A run that completed."""
+    return await ended(durably, await asker.trigger("pack", {"name": "Ada"}, **more))
+
+
+async def broken(durably: Durably, asker: Asker) -> str:
+    """A run that failed."""
+    return await ended(durably, await asker.trigger("break", {"name": "Ada"}))
+
+
+async def held(asker: Asker) -> str:
+    """A run that does not end."""
+    return (await asker.trigger("hold", {"name": "Ada"})).json["runId"]
+
+
+OF_ONE_RUN = [route for route in ROUTES if any(p.required for p in route.parameters)]
+"""The routes that are asked for one run."""

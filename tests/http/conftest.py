@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from durably import Durably, Step, with_log_persistence
 
 from .asking import Asker
+from .tenants import Tenants, TwoTenants, of
 
 
 class Order(BaseModel):
@@ -72,3 +73,17 @@ def jobs(durably) -> Jobs:
 def asker(durably, jobs) -> Asker:
     """Someone on this machine, without ``auth``."""
     return Asker(durably.handler())
+
+
+@pytest.fixture
+async def tenants(durably, jobs) -> TwoTenants:
+    handler = durably.handler(auth=Tenants())
+    a, b = of("a", handler), of("b", handler)
+    runs = {}
+    for job, final in (("pack", "completed"), ("break", "failed"), ("hold", "running")):
+        run_id = (await a.trigger(job, {"name": "Ada"})).json["runId"]
+        runs[final] = run_id
+        async for event in durably.subscribe(run_id):
+            if event.type == "run:start" and job == "hold":
+                break
+    return TwoTenants(handler, a, b, runs)

@@ -109,11 +109,11 @@ def test_s02_a_principal_is_required_and_a_missing_hook_denies():
     proven_by(
         "http/test_auth::test_a_run_is_its_tenants_alone",
         "http/test_auth::test_what_is_of_no_run",
-        "http/test_auth::test_nobody_is_not_let_in",
-        "http/test_auth::test_a_missing_hook_refuses",
-        "http/test_auth::test_what_is_not_true_does_not_allow",
-        "http/test_auth::test_a_hook_that_fails_refuses_and_tells_nothing",
-        "http/test_auth::test_a_misspelled_hook_is_an_error_at_once",
+        "http/test_hooks::test_nobody_is_not_let_in",
+        "http/test_hooks::test_a_missing_hook_refuses",
+        "http/test_hooks::test_what_is_not_true_does_not_allow",
+        "http/test_hooks::test_a_hook_that_fails_refuses_and_tells_nothing",
+        "http/test_hooks::test_a_misspelled_hook_is_an_error_at_once",
     )
 
 
@@ -124,23 +124,23 @@ def test_s03_a_tenant_is_a_value_of_the_server_and_foreign_runs_do_not_exist():
         "http/test_tenants::test_the_fuzz_finds_a_planted_bug",
         "http/test_auth::test_no_client_chooses_its_tenant",
         "http/test_auth::test_a_key_is_its_tenants_own",
-        "http/test_auth::test_a_key_of_somebody_else_tells_nothing_of_his_run",
+        "http/test_hooks::test_a_key_of_somebody_else_tells_nothing_of_his_run",
         "http/test_auth::test_live_lists_are_of_ones_own_tenant",
     )
 
 
 def test_s04_no_form_and_no_other_sites_page_changes_anything():
     proven_by(
-        "http/test_auth::test_no_page_of_another_site_changes_anything",
-        "http/test_auth::test_nothing_changes_by_get",
+        "http/test_origins::test_no_page_of_another_site_changes_anything",
+        "http/test_origins::test_nothing_changes_by_get",
     )
 
 
 def test_s05_cors_is_off_and_never_a_star():
     proven_by(
-        "http/test_auth::test_other_origins_pages_may_not_read_by_default",
-        "http/test_auth::test_origins_are_listed_exactly",
-        "http/test_auth::test_listed_origins_pages_may_read",
+        "http/test_origins::test_other_origins_pages_may_not_read_by_default",
+        "http/test_origins::test_origins_are_listed_exactly",
+        "http/test_origins::test_listed_origins_pages_may_read",
     )
 
 
@@ -174,10 +174,10 @@ async def test_s06_streams_take_the_same_credentials_and_no_token_of_a_url(durab
 
 def test_s07_everything_has_a_size():
     proven_by(
-        "http/test_handler::test_a_body_that_is_too_large",
-        "http/test_handler::test_a_body_in_pieces_that_is_too_large_is_not_read_to_its_end",
-        "http/test_handler::test_a_body_that_makes_no_sense_is_refused",
-        "http/test_handler::test_each_bad_value_is_named",
+        "http/test_trigger::test_a_body_that_is_too_large",
+        "http/test_trigger::test_a_body_in_pieces_that_is_too_large_is_not_read_to_its_end",
+        "http/test_trigger::test_a_body_that_makes_no_sense_is_refused",
+        "http/test_runs::test_each_bad_value_is_named",
         "http/test_asgi::test_a_body_without_a_length_that_is_too_large",
         "http/test_asgi::test_a_query_that_is_too_long",
         "http/test_hostile::test_a_shape_that_eats_memory",
@@ -226,7 +226,7 @@ async def test_s09_errors_tell_nothing_of_the_inside(durably, jobs, asker, monke
     proven_by(
         "http/test_handler::test_a_failure_tells_nothing_but_its_number",
         "http/test_handler::test_a_failed_run_says_why_as_far_as_it_may",
-        "http/test_handler::test_the_error_policy_holds_for_what_a_trigger_tells",
+        "http/test_trigger::test_the_error_policy_holds_for_what_a_trigger_tells",
     )
 
 
