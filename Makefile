@@ -54,6 +54,10 @@ $(JS_STAMP): js/package.json js/package-lock.json
 js: $(STAMP) $(JS_STAMP) ## Check and test the npm package (needs Node)
 	cd js && npm run check && npm test
 
+fullstack: $(STAMP) ## Set up and open the full-stack example: FastAPI and React
+	@cd examples/fullstack && npm ci --silent && npm run --silent build
+	@cd examples/fullstack && ../../$(BIN)/python main.py --open
+
 format: $(STAMP) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

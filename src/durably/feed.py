@@ -10,126 +10,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 
 from .codec import load_json
 from .errors import ClosedError, RunNotFoundError, StorageError
-from .events import AnyEvent, Resync, RunDelete, RunProgress, event_from_row
+from .events import (
+    AnyEvent,
+    Resync,
+    RunComplete,
+    RunDelete,
+    RunProgress,
+    StepComplete,
+    event_from_row,
+)
 from .models import JournalRow, Progress, RunRow, progress_from_json
 from .runtime import Runtime, to_datetime
 from .state import Status
 from .store.base import Cursor, Store
+from .watchers import ListWatcher, Watcher, weigh
 
 logger = logging.getLogger("durably")
 
 LOOK = 0.05  # seconds between two looks at whether another process committed something
-MAX_QUEUED = 256  # live events that wait for a slow watcher; journaled ones are read again anyway
-CHUNK = 500  # journal lines read at once
+FEW, CHUNK = 8, 500  # journal lines read at once: at first, and at most
+HEAVY = 131_072  # characters of lines after which fewer are read at once
 MAX_COUNTED = 10_000  # runs whose last number is remembered for lists
 _DELETED = 1 << 62  # comes after every number
-
-
-class Watcher:
-    """One who follows a run: a bounded queue, and a flag that the journal has news."""
-
-    def __init__(self) -> None:
-        self._queue: deque[AnyEvent] = deque()
-        self._news = asyncio.Event()
-        self._look = False
-        self.told: Progress | None = None
-        """The progress that was told last."""
-
-    def tell(self, event: AnyEvent) -> None:
-        """Something happened."""
-        if len(self._queue) >= MAX_QUEUED:  # a slow one reads the journal, where progress is not
-            progress = [event for event in self._queue if isinstance(event, RunProgress)]
-            self._queue = deque(progress[-1:])
-            self._look = True
-        self._queue.append(event)
-        self._news.set()
-
-    def look(self) -> None:
-        """The journal may have news."""
-        self._look = True
-        self._news.set()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether there is nothing to tell."""
-        return not self._queue and not self._look
-
-    @property
-    def has_progress(self) -> bool:
-        """Whether progress is waiting to be told."""
-        return any(isinstance(event, RunProgress) for event in self._queue)
-
-    def before(self, sequence: int) -> Iterator[AnyEvent]:
-        """Take the live events that were told before the journaled one of that number."""
-        while self._queue and (self._queue[0].sequence or 0) <= sequence:
-            event = self._queue.popleft()
-            if event.sequence == sequence:
-                return
-            if event.sequence is None and not event.is_final:  # the journal tells of the end
-                yield self._noted(event)
-
-    async def next(self) -> AnyEvent | None:
-        """The next event, or None: look at the journal."""
-        while True:
-            if self._look:
-                self._look = False
-                return None
-            if self._queue:
-                return self._noted(self._queue.popleft())
-            self._news.clear()
-            await self._news.wait()
-
-    def _noted(self, event: AnyEvent) -> AnyEvent:
-        if isinstance(event, RunProgress):
-            self.told = event.progress
-        return event
-
-
-class ListWatcher:
-    """One who follows all runs that ``wanted`` lets through."""
-
-    def __init__(self, wanted: Callable[[AnyEvent], bool]) -> None:
-        self._wanted = wanted
-        self._queue: deque[AnyEvent | Resync] = deque()
-        self._news = asyncio.Event()
-        self.closed = False
-
-    def tell(self, event: AnyEvent) -> None:
-        """Something happened to some run."""
-        if not self._wanted(event):
-            return
-        if len(self._queue) >= MAX_QUEUED:
-            self.resync()
-            return
-        self._queue.append(event)
-        self._news.set()
-
-    def resync(self) -> None:
-        """Events were or will be missed: what waits is replaced by saying so."""
-        self._queue.clear()
-        self._queue.append(Resync())
-        self._news.set()
-
-    def close(self) -> None:
-        """There will be no more."""
-        self.closed = True
-        self._news.set()
-
-    async def next(self) -> AnyEvent | Resync | None:
-        """The next event; None at the end."""
-        while not self._queue:
-            if self.closed:
-                return None
-            self._news.clear()
-            await self._news.wait()
-        return self._queue.popleft()
 
 
 class Feed:
@@ -173,15 +83,16 @@ class Feed:
     def publish(self, event: AnyEvent) -> None:
         """An event of this process."""
         self._tell(event)
-        if self._lists and not self._tell_lists(event):
+        if self._lists and not self._tell_lists(_without_output(event)):
             self.rung()
 
     def _tell(self, event: AnyEvent) -> None:
         watchers = self._watchers.get(event.run_id)
         if watchers:
             self._told[event.run_id] = max(self._told.get(event.run_id, 0), event.sequence or 0)
+            weight = weigh(event)
             for watcher in watchers:
-                watcher.tell(event)
+                watcher.tell(event, weight)
 
     def _tell_lists(self, event: AnyEvent, *, gapless: bool = False) -> bool:
         """Tell the lists, each journaled event once and in order; False: some before it are missing."""
@@ -193,8 +104,9 @@ class Feed:
             if last + 1 < number < _DELETED and not gapless:
                 return False
             self._count(event.run_id, number)
+        weight = weigh(event)
         for watcher in self._lists:
-            watcher.tell(event)
+            watcher.tell(event, weight)
         return True
 
     def _count(self, run_id: str, sequence: int) -> None:
@@ -229,15 +141,17 @@ class Feed:
     async def subscribe(self, run_id: str, after: int = 0) -> AsyncGenerator[AnyEvent, None]:
         """A run's events: the journal after a number, then live, until the run is over."""
         watcher = self._join(run_id)
-        last, final, following = after, False, False
+        last, final, following, limit = after, False, False, FEW
         try:
             while not self._closed:
-                lines, row = await self._read(run_id, last, new=last == after and not following)
+                is_new = last == after and not following
+                lines, row = await self._read(run_id, last, limit, is_new=is_new)
                 progress = self._progress_now(row, watcher, following)
                 for event in _events_of(lines, watcher, progress if following else None):
                     last, final = event.sequence or last, event.is_final
                     yield event
-                if len(lines) == CHUNK:
+                if len(lines) == limit:
+                    limit = _next_limit(lines, limit)
                     continue
                 if final or await self._is_over(run_id, row, last):
                     return
@@ -259,12 +173,12 @@ class Feed:
             self._leave(run_id, watcher)
 
     async def _read(
-        self, run_id: str, after: int, *, new: bool
+        self, run_id: str, after: int, limit: int, *, is_new: bool
     ) -> tuple[list[JournalRow], RunRow | None]:
-        """A run's journal after a number, and then its row; ``new``: it must be there."""
-        lines = await self._store.journal(run_id, after, CHUNK)
+        """A run's journal after a number, and then its row; who is new must find one of them."""
+        lines = await self._store.journal(run_id, after, limit)
         row = await self._store.run(run_id)
-        if new and row is None and not lines:
+        if is_new and row is None and not lines:
             raise RunNotFoundError(run_id)
         return lines, row
 
@@ -442,6 +356,16 @@ class Feed:
             if watcher.told != event.progress:
                 watcher.told = event.progress
                 watcher.tell(event)
+
+
+def _without_output(event: AnyEvent) -> AnyEvent:
+    return replace(event, output=None) if isinstance(event, StepComplete | RunComplete) else event
+
+
+def _next_limit(lines: list[JournalRow], limit: int) -> int:
+    """How many lines to read next: more, as long as they are short."""
+    size = sum(len(line.data or "") + len(line.output or "") for line in lines)
+    return max(1, min(CHUNK, 2 * limit, limit * HEAVY // (size + 1)))
 
 
 def _events_of(

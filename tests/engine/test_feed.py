@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 
 from durably import Durably, Step, events, job
 from durably.errors import RunConflictError, StorageUnavailableError
-from durably.feed import CHUNK, MAX_QUEUED, Feed
+from durably.feed import CHUNK, Feed
+from durably.watchers import MAX_QUEUED, MAX_WEIGHT, Watcher, weigh
 
 Make = Callable[..., Any]
 Told = list[events.AnyEvent | events.Resync]
@@ -177,20 +179,97 @@ async def test_events_that_were_not_told_are_read(make: Make, script: Any, after
     assert dropped > 10
 
 
-async def test_a_slow_watcher_is_told_all_that_is_kept_and_holds_little(
-    make: Make, script: Any
-) -> None:
-    durably = await make(script, start=False)
+async def told_to_a_slow_watcher(durably: Durably, script: Any, patience: float) -> Told:
+    """Everything, to one who stops to listen at the start and goes on when the run is over."""
     await durably.migrate()
     run = await durably.register(script).trigger([str(5 * MAX_QUEUED)])
-    stream = durably.subscribe(run.id)
-    told = [await anext(stream)]
+    told: Told = []
+    over = asyncio.Event()
+
+    async def listen() -> None:
+        async for event in durably.subscribe(run.id):
+            told.append(event)
+            if event.type == "run:start":
+                await over.wait()
+
+    listening = asyncio.create_task(listen())
+    await until(lambda: told and feed_of(durably)._position is not None)
     await durably.start()
     await durably.wait(run.id, PATIENCE)
     (watcher,) = feed_of(durably)._watchers[run.id]
     assert len(watcher._queue) <= MAX_QUEUED
-    told += [event async for event in stream]
+    over.set()
+    await asyncio.wait_for(listening, patience)
+    return told
+
+
+async def test_a_slow_watcher_is_told_all_that_is_kept_and_holds_little(
+    make: Make, script: Any
+) -> None:
+    told = await told_to_a_slow_watcher(await make(script, start=False), script, PATIENCE)
     assert numbers(told) == list(range(1, 5 * MAX_QUEUED + 4))
+
+
+async def test_forgetting_to_look_at_what_did_not_fit_would_be_seen(
+    make: Make, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted bug: what a full queue does not take is gone."""
+    tell = Watcher.tell
+
+    def forgetful(self: Watcher, event: events.AnyEvent, weight: int = 0) -> None:
+        if len(self._queue) < MAX_QUEUED:
+            tell(self, event, weight)
+
+    monkeypatch.setattr(Watcher, "tell", forgetful)
+    with pytest.raises(TimeoutError):
+        await told_to_a_slow_watcher(await make(script, start=False), script, 1.0)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_large_outputs_do_not_wait_for_a_slow_watcher(make: Make, elsewhere: bool) -> None:
+    size, count = 100_000, 60
+
+    @job("large")
+    async def large(step: Step) -> None:
+        for i in range(count):
+            await step.run(f"step-{i}", str.ljust, "", size)
+
+    worker, web = await make(large, start=False), await make(large, worker=False)
+    await worker.migrate()
+    run = await worker.register(large).trigger()
+    watching = web if elsewhere else worker
+    stream = watching.subscribe(run.id)
+    told = [await anext(stream)]
+    lists = watching.subscribe_runs()
+    first = asyncio.create_task(anext(lists))
+    await worker.start()
+    await watching.wait(run.id, PATIENCE)
+    feed = feed_of(watching)
+    (watcher,) = feed._watchers[run.id]
+    (list_watcher,) = feed._lists
+    for queue in (watcher._queue, list_watcher._queue):
+        held = sum(len(event.output or "") for event in queue if hasattr(event, "output"))
+        assert held <= MAX_WEIGHT
+    told += [event async for event in stream]
+    assert numbers(told) == list(range(1, count + 4))
+    assert [len(event.output) for event in told if event.type == "step:complete"] == [size] * count
+    await first
+    async for event in lists:
+        assert event.type != "step:complete" or event.output is None
+        if event.is_final:
+            break
+    await lists.aclose()
+
+
+@pytest.mark.parametrize(
+    ("output", "least"),
+    [("x" * 1000, 1000), (["x" * 10] * 1000, 10_000), ({"a": ["y" * 5000]}, 5_000),
+     ([0] * 100_000, MAX_WEIGHT), (5, 0), (None, 0), ([[["z" * 300_000]]], 300_000)],
+)  # fmt: skip
+def test_heavy_outputs_are_known(output: Any, least: int) -> None:
+    common: Any = {"run_id": "r", "job": "j", "labels": {}, "timestamp": datetime.now(UTC)}
+    event = events.RunComplete(**common, output=output, duration=0.0)
+    assert least <= weigh(event) <= 20 * least + 64
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+from ..databases import is_postgres
 from ..durably import Durably
 from ..errors import SchemaError, StorageError
 from ..handle import JobHandle
@@ -91,6 +92,11 @@ def path_of(database: str) -> Path:
     """The file of a database that several processes can use."""
     if (path := database.removeprefix("sqlite:///")) in (":memory:", "sqlite://"):
         raise UsageError("a :memory: database belongs to its process; pass --db PATH")
+    if is_postgres(database):
+        raise UsageError(
+            "this command reads a SQLite file; runs on PostgreSQL are asked for by --url, of a "
+            "'durably serve' on that database"
+        )
     return Path(path)
 
 

@@ -21,12 +21,12 @@ from .wire import dump
 logger = logging.getLogger("durably")
 
 MAX_FRAMES = 256
-MAX_BYTES = 1_048_576  # a frame that is larger passes alone
+MAX_BYTES = 262_144  # a frame that is larger passes alone
 MAX_CHUNK = 65_536  # bytes handed to the server at once: it keeps what a client does not read
 PING = b": ping\n\n"
 LONG_RETRY = 86_400_000
 """Milliseconds; after a run's end there is nothing to come back for."""
-_CACHED = 64  # events whose frames are shared by the clients that hear them
+_CACHED = 1_024  # events whose frames are shared: many clients hear them, one after the other
 _CACHED_BYTES = 4_194_304
 
 Frame = bytes

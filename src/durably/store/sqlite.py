@@ -339,8 +339,10 @@ class SQLiteStore(Store):
         ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
 
         def make(replay: bool) -> sql.Transaction[Claims]:
-            # After a failed try: what could not be written includes the renewals of live workers.
-            return sql.claim(ask._replace(takeover=False) if replay else ask, replay=replay)
+            # In trouble: what could not be written includes the renewals of live workers. A file that
+            # was busy for a moment is no trouble; else whoever meets others often would never take over.
+            calm = self.trouble is None
+            return sql.claim(ask._replace(takeover=takeover and calm), replay=replay)
 
         return self._write(make, wakes=False)
 

@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,8 +141,9 @@ class Probed:
         await send({"type": "http.response.body", "body": body})
 
     def _held(self) -> dict[str, Any]:
-        gc.collect()
         feed = self._durably._feed
+        if not (feed and feed.watchers):  # it takes a while, for which the others would wait
+            gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return {
             "streams": self._app.handler.streams,
@@ -149,6 +151,7 @@ class Probed:
             "tasks": Counter(task.get_name().rstrip("-0123456789") for task in asyncio.all_tasks()),
             "fds": len(os.listdir("/proc/self/fd")),
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
+            "cpu": time.process_time(),
             "calls": self._counts.calls,
         }
 

@@ -175,8 +175,8 @@ class Reader(asyncio.Protocol):
         return json.loads(self.body)
 
     async def end(self) -> None:
-        """Wait until the connection is gone, however."""
-        while not self.ended:
+        """Wait for the end of the answer, however it comes."""
+        while not (self.ended or self.complete):
             self._news.clear()
             await self._news.wait()
 

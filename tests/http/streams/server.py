@@ -180,9 +180,9 @@ class Server(Process):
         """What the process holds."""
         return await self.ask("GET", "/probe")
 
-    async def until(self, done: Any) -> dict[str, Any]:
+    async def until(self, done: Any, patience: float = PATIENCE) -> dict[str, Any]:
         """What it holds, once that is as wanted."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not done(held := await self.probe()):
             assert time.monotonic() < deadline, held
             await asyncio.sleep(0.05)
