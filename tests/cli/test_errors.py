@@ -41,7 +41,15 @@ def test_all_commands_are_there() -> None:
         for name in ["list", "show", "retry", "cancel", "delete", "retrigger", "purge"]
     ]
     rest = ["logs", "steps", "jobs", "migrate", "doctor"]
-    assert list(commands(build_parser())) == ["demo", "run", "worker", "serve", "codegen", *runs, *rest]
+    assert list(commands(build_parser())) == [
+        "demo",
+        "run",
+        "worker",
+        "serve",
+        "codegen",
+        *runs,
+        *rest,
+    ]
 
 
 def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +77,7 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         ("runs purge --older-than soon", "'soon' is no duration"),
         ("runs list --db a --app b", "not allowed with argument"),
         ("runs list --db :memory:", "a :memory: database belongs to its process"),
-        ("runs list --db postgres://here/jobs", "PostgreSQL is not supported by this version"),
+        ("runs list --db postgres://here/jobs", "runs on PostgreSQL are asked for by --url"),
         ("runs retrigger some-run", "pass --app MODULE:DURABLY, which knows the job, or --url"),
         ("worker app:durably -c 0", "'0' is no number above 0"),
         ("worker app", "'app' is not MODULE:NAME, as 'app:durably'"),
