@@ -193,7 +193,7 @@ async def told_to_a_slow_watcher(durably: Durably, script: Any, patience: float)
                 await over.wait()
 
     listening = asyncio.create_task(listen())
-    await until(lambda: told and feed_of(durably)._position is not None)
+    await until(lambda: told and feed_of(durably)._cursor is not None)
     await durably.start()
     await durably.wait(run.id, PATIENCE)
     (watcher,) = feed_of(durably)._watchers[run.id]

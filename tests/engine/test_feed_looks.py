@@ -22,6 +22,12 @@ MANY = by_tier(quick=1_000, ci=1_000, soak=5_000)
 CHEAP = "pragma data_version"
 
 
+@pytest.fixture
+def database(tmp_path):
+    """A file: what is counted here are SQLite's statements."""
+    return tmp_path / "app.db"
+
+
 @job("steps")
 async def steps(step: Step, count: int) -> None:
     for i in range(count):
