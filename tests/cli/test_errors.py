@@ -41,7 +41,15 @@ def test_all_commands_are_there() -> None:
         for name in ["list", "show", "retry", "cancel", "delete", "retrigger", "purge"]
     ]
     rest = ["logs", "steps", "jobs", "migrate", "doctor"]
-    assert list(commands(build_parser())) == ["demo", "run", "worker", "serve", "codegen", *runs, *rest]
+    assert list(commands(build_parser())) == [
+        "demo",
+        "run",
+        "worker",
+        "serve",
+        "codegen",
+        *runs,
+        *rest,
+    ]
 
 
 def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
