@@ -22,11 +22,18 @@ class Case:
     """The backlog that the database starts with, if it does: see the drivers' ``seed``."""
     prepare: str | None = None
     """A measure that must have run on the database before."""
+    over_http: bool = False
+    """Whether the measure is of ``http_load``, on the server of the column's driver."""
 
 
 def cases(quick: bool) -> list[Case]:
     """All of them, in order."""
-    return [*_steps(slow=False, quick=quick), *_steps(slow=True, quick=quick), *_others(quick)]
+    return [
+        *_steps(slow=False, quick=quick),
+        *_steps(slow=True, quick=quick),
+        *_others(quick),
+        *_http(quick),
+    ]
 
 
 def _steps(*, slow: bool, quick: bool) -> list[Case]:
@@ -123,3 +130,18 @@ def _drain(
 def _claim(id: str, *, pending: int, finished: int) -> Case:
     asked = {"ours": {"count": 200, "limit": 10}, "original": {"count": 20}}
     return Case("e", id, "claim", asked, seeded={"pending": pending, "finished": finished})
+
+
+def _http(quick: bool) -> list[Case]:
+    def case(id: str, measure: str, **options: int) -> Case:
+        return Case("http", id, measure, {"ours": options, "original": options}, over_http=True)
+
+    few = 2 if quick else 1
+    return [
+        case("http-trigger-1", "triggers", count=1000 // few, connections=1),
+        case("http-trigger-16", "triggers", count=3200 // few, connections=16),
+        case("http-events-1", "events", subscribers=1, steps=1000 // few),
+        case("http-events-100", "events", subscribers=100, steps=200 // few),
+        case("http-events-1000", "events", subscribers=1000, steps=40 // few),
+        case("http-first", "first", count=100 // few),
+    ]

@@ -2,7 +2,9 @@
 // Run with the folder of its node_modules in PEERS; the command line is that of the Python drivers.
 
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { copyFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
 import { performance } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,7 +12,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const peers = createRequire(`${process.env.PEERS}/`)
 // The original is published for `import` only, which createRequire does not resolve.
-const { createDurably, defineJob } = await import(
+const { createDurably, createDurablyHandler, defineJob } = await import(
   pathToFileURL(`${process.env.PEERS}/node_modules/@coji/durably/dist/index.js`).href
 )
 const Database = peers('better-sqlite3')
@@ -278,6 +280,52 @@ async function replay({ db, steps }) {
   return { replay_ms: ended - began }
 }
 
+// Serves until it is killed, by its own handler over node:http; POST /go lets "burst" begin its steps.
+async function serve({ db, worker = true }) {
+  let go
+  const quick = define('quick', async (step, i) => await step.run('step', () => trivial(i)))
+  const burst = define('burst', async (step, count) => {
+    await new Promise((resolve) => {
+      go = resolve
+    })
+    for (let i = 0; i < count; i++) await step.run(`step-${i}`, () => trivial(i))
+    return count
+  })
+  const durably = instance(db, { quick, burst })
+  await (worker ? durably.init() : durably.migrate())
+  const handler = createDurablyHandler(durably)
+  const server = createServer(async (request, response) => {
+    if (request.url === '/go') {
+      go()
+      response.end()
+      return
+    }
+    const answer = await handler.handle(await asRequest(request), '/api/durably')
+    response.writeHead(answer.status, Object.fromEntries(answer.headers))
+    const reader = answer.body.getReader()
+    const left = once(response, 'close')
+    left.then(() => reader.cancel()).catch(() => {})
+    for (;;) {
+      const { done, value } = await reader.read()
+      if (done) break
+      if (!response.write(value)) await Promise.race([once(response, 'drain'), left])
+    }
+    response.end()
+  })
+  server.listen({ port: 0, host: '127.0.0.1', backlog: 2048 })
+  await once(server, 'listening')
+  console.log(JSON.stringify({ port: server.address().port }))
+  await new Promise(() => {})
+}
+
+async function asRequest(request) {
+  const chunks = []
+  for await (const chunk of request) chunks.push(chunk)
+  const { method, headers, url } = request
+  const body = chunks.length > 0 ? Buffer.concat(chunks) : undefined
+  return new Request(`http://127.0.0.1${url}`, { method, headers, body })
+}
+
 const measures = {
   sequential,
   concurrent,
@@ -289,6 +337,7 @@ const measures = {
   claim,
   replay_prepare,
   replay,
+  serve,
 }
 const result = await measures[process.argv[2]](JSON.parse(process.argv[3]))
 console.log(JSON.stringify(result))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
+import socket
 import sqlite3
 import statistics
 import sys
 import time
 from typing import Any, Literal
 
+import uvicorn
 from pydantic import BaseModel
 
 from durably import Durably, Step, events, job
+from durably.http import Limits
 from durably.store import sql
 from durably.store.sqlite import DIALECT
 
@@ -396,6 +400,46 @@ async def replay(db: str, steps: int) -> Result:
     return {"replay_ms": (ended - began) * 1e3}
 
 
+# -- (h) a server
+
+
+async def serve(db: str, worker: bool = True) -> None:
+    """Serve until we are killed; ``POST /go`` lets the job "burst" begin its steps."""
+    go = asyncio.Event()
+
+    @job("quick")
+    async def quick(step: Step, i: int) -> int:
+        return await step.run("step", trivial, i)
+
+    @job("burst")
+    async def burst(step: Step, count: int) -> int:
+        await go.wait()
+        go.clear()
+        for i in range(count):
+            await step.run(f"step-{i}", trivial, i)
+        return count
+
+    d = Durably(db, jobs=[quick, burst], worker=worker)
+    api = d.asgi(limits=Limits(streams=10_000))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("path") != "/go":
+            await api(scope, receive, send)
+            return
+        go.set()
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    # Of TCP by name: else asyncio does not know it and leaves Nagle's algorithm on.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(2048)
+    config = uvicorn.Config(app, log_level="error", access_log=False)
+    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
 if __name__ == "__main__":
     measures = (
         sequential,
@@ -409,5 +453,6 @@ if __name__ == "__main__":
         claim,
         replay_prepare,
         replay,
+        serve,
     )
     drive(measures)

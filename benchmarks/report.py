@@ -51,6 +51,15 @@ ROWS = (
     Row("f", "f", "replay_ms", "(f) resume after 1,000 steps, ms", 1),
     Row("b", "b", "rss_idle_mb", "(g) memory idle, MB"),
     Row("b", "b", "rss_after_mb", "    after (b), MB"),
+    Row("http", "http-trigger-1", "triggers_s", "(h) HTTP, 1 connection: triggers/s"),
+    Row("http", "http-trigger-16", "triggers_s", "    16 connections: triggers/s"),
+    Row("http", "http-events-1", "events_s", "    to 1 subscriber: events/s"),
+    Row("http", "http-events-100", "events_s", "    to 100 subscribers: events/s"),
+    Row("http", "http-events-1000", "events_s", "    to 1,000 subscribers: events/s"),
+    Row("http", "http-first", "trigger_p50_ms", "    trigger to first event: p50 ms", 2),
+    Row("http", "http-first", "trigger_p99_ms", "    p99 ms", 2),
+    Row("http", "http-first", "subscribe_p50_ms", "    subscription to first event: p50 ms", 2),
+    Row("http", "http-first", "subscribe_p99_ms", "    p99 ms", 2),
 )
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .cases import Case, Options
@@ -111,8 +112,12 @@ def _run_case(
         asked["base"] = str(_seeded(case, column, peer))
     if case.prepare:
         _run(peer, case.prepare, asked, {})
+    asking = peer
+    if case.over_http:
+        asked["server"] = [*peer.command, "serve"]
+        asking = replace(peer, command=(sys.executable, "-m", "benchmarks.http_load"))
     began, busy, own = time.monotonic(), _busy_seconds(), _seconds_of_children()
-    result = _run(peer, case.measure, asked, preload)
+    result = _run(asking, case.measure, asked, preload)
     foreign = _busy_seconds() - busy - (_seconds_of_children() - own)
     return {**result, "others": max(0.0, foreign / (time.monotonic() - began))}
 

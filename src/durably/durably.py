@@ -539,6 +539,12 @@ class Durably(Emitter):
         """
         return self.follow_runs(make_filter(job, (), labels, 1, 0, None, scope))
 
+    def follow_run(self, run_id: str, after: int) -> AsyncGenerator[events.AnyEvent, None]:
+        """As ``subscribe``, for one who was away: the last progress is told before the end too."""
+        self._check_loop()
+        assert self._feed is not None
+        return self._feed.subscribe(run_id, after, came_back=True)
+
     def follow_runs(
         self, filter: RunFilter
     ) -> AsyncGenerator[events.AnyEvent | events.Resync, None]:

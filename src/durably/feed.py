@@ -138,8 +138,13 @@ class Feed:
 
     # -- one run
 
-    async def subscribe(self, run_id: str, after: int = 0) -> AsyncGenerator[AnyEvent, None]:
-        """A run's events: the journal after a number, then live, until the run is over."""
+    async def subscribe(
+        self, run_id: str, after: int = 0, *, came_back: bool = False
+    ) -> AsyncGenerator[AnyEvent, None]:
+        """A run's events: the journal after a number, then live, until the run is over.
+
+        Who came back is told how far the run got before an end that it missed.
+        """
         watcher = self._join(run_id)
         last, final, following, limit = after, False, False, FEW
         try:
@@ -147,7 +152,8 @@ class Feed:
                 is_new = last == after and not following
                 lines, row = await self._read(run_id, last, limit, is_new=is_new)
                 progress = self._progress_now(row, watcher, following)
-                for event in _events_of(lines, watcher, progress if following else None):
+                news = progress if following or came_back else None
+                for event in _events_of(lines, watcher, news):
                     last, final = event.sequence or last, event.is_final
                     yield event
                 if len(lines) == limit:

@@ -57,7 +57,13 @@ class Jobs:
 
 @pytest.fixture
 async def durably(tmp_path):
-    durably = Durably(tmp_path / "app.db", polling_interval=0.05, durability="process")
+    durably = Durably(
+        tmp_path / "app.db",
+        polling_interval=0.05,
+        heartbeat_interval=600,  # a running run's row stays as it is
+        stale_threshold=3_600,
+        durability="process",
+    )
     durably.use(with_log_persistence())
     await durably.init()
     yield durably

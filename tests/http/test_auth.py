@@ -12,7 +12,7 @@ import pytest
 from durably.http import Handler, Limits, Refusal, Request
 from durably.http.routes import ROUTES, Route
 
-from .asking import ABSENT, JSON, OF_ONE_RUN, Asker
+from .asking import ABSENT, JSON, OF_ONE_RUN, Asker, ended
 from .tenants import Tenants, User, of
 
 # -- without auth: who is of this machine
@@ -144,8 +144,8 @@ def test_the_tables_are_complete():
     assert RIGHT.keys() | REST.keys() == {route.operation for route in ROUTES}
 
 
-async def test_lists_are_of_ones_own_tenant(tenants):
-    await tenants.b.trigger("tick", labels={"org": "a"})
+async def test_lists_are_of_ones_own_tenant(durably, tenants):
+    await ended(durably, await tenants.b.trigger("tick", labels={"org": "a"}))
     assert {run["id"] for run in (await tenants.a.get("/runs")).json} == {*tenants.runs.values()}
     (own,) = (await tenants.b.get("/runs")).json
     for query in ({"label.org": "a"}, {"jobName": "tick"}, {"limit": "1"}):

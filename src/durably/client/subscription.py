@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, Literal, TypeVar
 
 from ..errors import RunNotFoundError
-from ..events import AnyEvent, Resync, RunDelete
+from ..events import AnyEvent, Resync, RunDelete, RunProgress
 from ..http.wire import (
     RESYNC,
     RUN_ID,
@@ -18,6 +18,7 @@ from ..http.wire import (
     event_from_wire,
     runs_to_query,
 )
+from ..models import Progress
 from ..runtime import to_datetime
 from .connection import Backoff, Connection, Lost
 from .errors import ServerError
@@ -112,6 +113,7 @@ class RunStream:
         self._is_over = is_over
         self._last = -1 if after is None else after
         self._told: AnyEvent | None = None
+        self._progress: Progress | None = None
 
     async def events(self) -> AsyncGenerator[AnyEvent]:
         """Journaled events once each and in order, live ones as they come, to the final one."""
@@ -149,6 +151,10 @@ class RunStream:
         event = self._stream.read(message, event_from_wire)
         if event is None:  # of a later version
             return None
+        if isinstance(event, RunProgress):  # it has no number, and is told again to who was away
+            if event.progress == self._progress:
+                return None
+            self._progress = event.progress
         if event.sequence is not None:
             if event.sequence <= self._last:
                 return None

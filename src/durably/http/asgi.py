@@ -30,7 +30,7 @@ class AsgiApp:
         self.handler = handler
         """The handler behind it."""
         self._base = base_path
-        self._sending: set[asyncio.Task[bool]] = set()
+        self._sending: dict[asyncio.Task[None], _Sender] = {}
         self._watch = ServerWatch(handler, self._cut_off)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,24 +62,34 @@ class AsgiApp:
 
     async def _stream(self, body: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
         """Send what comes until it ends or the client leaves; nothing stays behind either way."""
-        sending = asyncio.create_task(_send_all(body, send))
+        sender = _Sender(send)
+        sending = asyncio.create_task(sender.send_all(body))
         leaving = asyncio.create_task(_disconnect(receive))
-        self._sending.add(sending)
+        self._sending[sending] = sender
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done() and (sending.cancelled() or not sending.result()):
+            if sending.cancelled():
                 abort(receive)  # what it does not read would stay in the server for ever
                 await asyncio.wait({leaving}, timeout=_GONE)
+            elif sending.done():
+                sending.result()
         finally:
-            self._sending.discard(sending)
+            del self._sending[sending]
             for task in (sending, leaving):
                 task.cancel()
             await asyncio.wait({sending, leaving})
 
-    def _cut_off(self) -> None:
-        """The server waits for clients that do not read."""
-        for task in self._sending:
-            task.cancel()
+    def _cut_off(self, patience: float | None = None) -> bool:
+        """Drop the clients that do not read; whether any client is being sent to.
+
+        They come back, if they want, with the id of the last event that they read.
+        """
+        patience = _STUCK if patience is None else patience
+        before = asyncio.get_running_loop().time() - patience
+        for task, sender in self._sending.items():
+            if sender.waits_since < before:
+                task.cancel()
+        return bool(self._sending)
 
     def _request(self, scope: Scope, receive: Receive) -> Request:
         client = scope.get("client")
@@ -135,17 +145,22 @@ async def _start(response: Response, send: Send) -> None:
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
 
 
-async def _send_all(body: AsyncIterator[bytes], send: Send) -> bool:
-    """False: the client does not read. It comes back, if it wants, with the id of the last event."""
-    async for chunk in body:
-        try:
-            async with asyncio.timeout(_STUCK):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except TimeoutError:
-            return False
-    with suppress(OSError):
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    return True
+class _Sender:
+    """Sends a stream; ``waits_since`` is when it began to send what is not taken yet."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self.waits_since = float("inf")
+
+    async def send_all(self, body: AsyncIterator[bytes]) -> None:
+        async for chunk in body:
+            self.waits_since = self._loop.time()
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self.waits_since = float("inf")
+        self.waits_since = self._loop.time()
+        with suppress(OSError):
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _close(body: bytes | AsyncIterator[bytes]) -> None:

@@ -39,12 +39,15 @@ class ServerWatch:
     """Ends the streams when the server of this process is told to stop.
 
     Servers wait for open responses before they tell anybody that they stop, so streams would hold
-    them for ever. The server is the object whose method hears the signals, and it knows. ``late`` is
-    called for streams that are still not over a second after.
+    them for ever. The server is the object whose method hears the signals, and it knows. ``cut_off``
+    is called now and then, drops the clients that do not read, and tells whether there are others;
+    0 says to wait no longer.
     """
 
-    def __init__(self, handler: Handler, late: Callable[[], None] = lambda: None) -> None:
-        self._handler, self._late = handler, late
+    def __init__(
+        self, handler: Handler, cut_off: Callable[[float | None], bool] = lambda _: False
+    ) -> None:
+        self._handler, self._cut_off = handler, cut_off
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -53,11 +56,11 @@ class ServerWatch:
             self._task = asyncio.create_task(self._look(), name="durably-server-watch")
 
     async def _look(self) -> None:
-        while self._handler.streams:
+        while self._cut_off(None) or self._handler.streams:
             if _is_stopping():
                 self._handler.close_streams()
                 await asyncio.sleep(_LAST)
-                self._late()
+                self._cut_off(0)
                 return
             await asyncio.sleep(_LOOK)
 

@@ -118,12 +118,13 @@ class Stream(AsyncIterator[bytes]):
         self._loop = asyncio.get_running_loop()
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._news.set()
-        self._checked_at = self._loop.time()
+        self._spoke_at = self._checked_at = self._loop.time()
         self._told: dict[str, tuple[float, Any]] = {}
         """By run: when its progress was told, and which."""
         self._late: dict[str, RunProgress] = {}
         """Progress that is not told yet, to keep to the throttle."""
         self._timer: asyncio.TimerHandle | None = None
+        """Wakes the reader, for what is late and for pings: one for both, for many chunks."""
         self._over = self._ended = False
         self._pump = asyncio.create_task(self._pump_all(), name="durably-sse")
 
@@ -169,7 +170,7 @@ class Stream(AsyncIterator[bytes]):
             self._ring_at(at + self._throttle)
 
     def _ring_at(self, due: float) -> None:
-        """Wake the reader when progress is due; it sees to what is due later."""
+        """Wake the reader at a time; it sees to what is due later."""
         if self._timer is not None:
             if self._timer.when() <= due:
                 return
@@ -234,15 +235,16 @@ class Stream(AsyncIterator[bytes]):
             if self._over:
                 await self.aclose()
                 raise StopAsyncIteration
-            self._news.clear()
-            try:
-                async with asyncio.timeout(self._ping):
-                    await self._news.wait()
-            except TimeoutError:
+            if self._spoke_at + self._ping <= self._loop.time():
+                self._spoke_at = self._loop.time()
                 return PING
+            self._ring_at(self._spoke_at + self._ping)
+            self._news.clear()
+            await self._news.wait()
 
     def _drain(self) -> bytes:
         """As many of the frames that wait as make a chunk; one at least."""
+        self._spoke_at = self._loop.time()
         frames = [self._buffer.popleft()]
         size = len(frames[0])
         while self._buffer and size + len(self._buffer[0]) <= MAX_CHUNK:

@@ -80,13 +80,15 @@ class Streams:
         if after is None:
             after, now = await self._present(run_id)
             opening += now
+            source = self._durably.subscribe(run_id, after)
+        else:
+            source = self._durably.follow_run(run_id, after)
 
         async def closing(last: AnyEvent | None) -> Frame:
             known = after if last is None else last.sequence or after
             over = (last is not None and last.is_final) or await self._has_no_more(run_id, known)
             return retry_hint(LONG_RETRY) if over else self._soon()
 
-        source = self._durably.subscribe(run_id, after)
         return self._begin(source, self._of_run, opening, closing, principal, check)
 
     async def of_list(

@@ -252,6 +252,20 @@ async def test_who_comes_back_to_a_run_that_is_over_and_told_gets_a_clean_end(
     assert reader.blocks[-1].retry == DAY
 
 
+@pytest.mark.parametrize("last_id", [0, 2])
+async def test_who_comes_back_after_the_end_is_told_the_last_progress_before_it(
+    server: Server, last_id: int
+) -> None:
+    run_id = await server.trigger(["step", "one"], ["progress", 7, 8], ["step", "two"])
+    await server.over(run_id)
+    events = await (await server.subscribe(run_id, last_id)).all()
+    types = [event["type"] for event in events]
+    assert types[-3:] == ["step:complete", "run:progress", "run:complete"]
+    assert types.count("run:progress") == 1
+    assert events[-2]["progress"]["current"] == 7
+    assert await (await server.subscribe(run_id, 5)).all() == []
+
+
 async def test_an_id_from_the_future_ends_with_the_run(server: Server, gate: Gate) -> None:
     """Of a file that was put back from a copy, say."""
     run_id = await server.trigger(gate.wait)
