@@ -1,19 +1,27 @@
 """K10: a commit that took effect although it failed is recognized, wherever the run is by then."""
 
-from durably.state import CANCEL, RETRY
+from durably.state import CANCEL, RETRY, Transition
 from durably.store import sql
-from durably.store.base import NewRun
+from durably.store.base import NewRun, RunRow, Store
 from durably.store.sqlite import SQLiteStore
 
 
-async def _triggered(store: SQLiteStore) -> str:
+async def _triggered(store: Store) -> str:
     new = NewRun("r1", "job", "null", "{}", None, None)
     await store.enqueue([new], 1)
     return new.id
 
 
-async def _lines(store: SQLiteStore, run_id: str) -> list[str]:
+async def _lines(store: Store, run_id: str) -> list[str]:
     return [line.type for line in await store.journal(run_id)]
+
+
+async def _again(
+    store: Store, run_id: str, transition: Transition, now: int
+) -> tuple[RunRow, int]:
+    """As the store does after a try whose outcome nobody knows."""
+    write = store._write if isinstance(store, SQLiteStore) else store._command
+    return await write(lambda _: sql.move(run_id, transition, now, replay=True), wakes=True)
 
 
 async def test_a_retry_whose_run_was_claimed_meanwhile(store) -> None:
@@ -21,7 +29,7 @@ async def test_a_retry_whose_run_was_claimed_meanwhile(store) -> None:
     await store.move(run_id, CANCEL, 2)
     await store.move(run_id, RETRY, 3)
     assert len((await store.claim(["job"], "w", 4, 1000, 1, takeover=True)).taken) == 1
-    row, seq = await store._write(lambda _: sql.move(run_id, RETRY, 3, replay=True))
+    row, seq = await _again(store, run_id, RETRY, 3)
     assert (row.status, seq) == ("running", 3)
     assert await _lines(store, run_id) == ["run:trigger", "run:cancel", "run:retry", "run:start"]
 
@@ -30,12 +38,12 @@ async def test_a_cancel_whose_run_was_retried_meanwhile(store) -> None:
     run_id = await _triggered(store)
     await store.move(run_id, CANCEL, 2)
     await store.move(run_id, RETRY, 3)
-    row, seq = await store._write(lambda _: sql.move(run_id, CANCEL, 2, replay=True))
+    row, seq = await _again(store, run_id, CANCEL, 2)
     assert (row.status, seq) == ("pending", 2)
     assert await _lines(store, run_id) == ["run:trigger", "run:cancel", "run:retry"]
 
 
 async def test_a_move_that_was_not_committed_is_done(store) -> None:
     run_id = await _triggered(store)
-    row, _ = await store._write(lambda _: sql.move(run_id, CANCEL, 2, replay=True))
+    row, _ = await _again(store, run_id, CANCEL, 2)
     assert row.status == "cancelled"
