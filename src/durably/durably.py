@@ -353,7 +353,10 @@ class Durably(Emitter):
     async def _wait_until_idle(self, worker: Worker) -> int:
         before = worker.claimed
         worker.wake()
-        while worker.running or await self._store.any_due(list(self._jobs), self._runtime.now()):
+        # In this order: what is claimed while the database is asked is not due, and not idle either.
+        while (
+            await self._store.any_due(list(self._jobs), self._runtime.now()) or not worker.is_idle
+        ):
             await self._runtime.sleep(0.02)
         return worker.claimed - before
 

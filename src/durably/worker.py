@@ -82,6 +82,11 @@ class Worker:
         return self._busy
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it neither claims nor executes anything, and every outcome is written."""
+        return not self._claiming and not self._tasks
+
+    @property
     def is_working(self) -> bool:
         """Whether it claims runs: False also once it had to stop by itself."""
         return self._main is not None and not self._main.done()

@@ -44,3 +44,26 @@ async def test_stopping_twice_is_fine(make):
     durably = await make()
     await durably.stop()
     await durably.stop()
+
+
+async def test_idle_is_only_who_has_nothing_in_hand(make, monkeypatch):
+    """A run that is claimed just before the database is asked is not due any more, but not over."""
+    durably = await make(start=False)
+
+    @durably.job("slow")
+    async def slow(step: Step) -> None:
+        await asyncio.sleep(0.1)
+
+    await durably.migrate()
+    run = await slow.trigger()
+    any_due = durably._store.any_due
+
+    async def asked_after_the_claim(*args):
+        while (await durably.get_run(run.id)).status == "pending":
+            await asyncio.sleep(0.01)
+        return await any_due(*args)
+
+    await durably.init()
+    monkeypatch.setattr(durably._store, "any_due", asked_after_the_claim)
+    await durably.run_until_idle()
+    assert (await durably.get_run(run.id)).status == "completed"
