@@ -17,11 +17,11 @@ async def _lines(store: Store, run_id: str) -> list[str]:
 
 
 async def _again(
-    store: Store, run_id: str, transition: Transition, now: int
+    store: Store, run_id: str, transition: Transition, now: int, tries: list[int]
 ) -> tuple[RunRow, int]:
     """As the store does after a try whose outcome nobody knows."""
     write = store._write if isinstance(store, SQLiteStore) else store._command
-    return await write(lambda _: sql.move(run_id, transition, now, replay=True), wakes=True)
+    return await write(lambda _: sql.move(run_id, transition, now, tries), wakes=True)
 
 
 async def test_a_retry_whose_run_was_claimed_meanwhile(store) -> None:
@@ -29,7 +29,7 @@ async def test_a_retry_whose_run_was_claimed_meanwhile(store) -> None:
     await store.move(run_id, CANCEL, 2)
     await store.move(run_id, RETRY, 3)
     assert len((await store.claim(["job"], "w", 4, 1000, 1, takeover=True)).taken) == 1
-    row, seq = await _again(store, run_id, RETRY, 3)
+    row, seq = await _again(store, run_id, RETRY, 3, [3])
     assert (row.status, seq) == ("running", 3)
     assert await _lines(store, run_id) == ["run:trigger", "run:cancel", "run:retry", "run:start"]
 
@@ -38,12 +38,21 @@ async def test_a_cancel_whose_run_was_retried_meanwhile(store) -> None:
     run_id = await _triggered(store)
     await store.move(run_id, CANCEL, 2)
     await store.move(run_id, RETRY, 3)
-    row, seq = await _again(store, run_id, CANCEL, 2)
+    row, seq = await _again(store, run_id, CANCEL, 2, [2])
     assert (row.status, seq) == ("pending", 2)
     assert await _lines(store, run_id) == ["run:trigger", "run:cancel", "run:retry"]
 
 
 async def test_a_move_that_was_not_committed_is_done(store) -> None:
     run_id = await _triggered(store)
-    row, _ = await _again(store, run_id, CANCEL, 2)
+    row, _ = await _again(store, run_id, CANCEL, 2, [])
     assert row.status == "cancelled"
+
+
+async def test_a_move_that_was_not_committed_is_not_taken_for_an_earlier_one(store) -> None:
+    run_id = await _triggered(store)
+    await store.move(run_id, CANCEL, 2)
+    await store.move(run_id, RETRY, 2)
+    row, seq = await _again(store, run_id, CANCEL, 2, [4])
+    assert (row.status, seq) == ("cancelled", 4)
+    assert await _lines(store, run_id) == ["run:trigger", "run:cancel", "run:retry", "run:cancel"]

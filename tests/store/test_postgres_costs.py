@@ -40,7 +40,7 @@ async def fill(store, count, *, prefix="'run-'", due="n", key="null"):
 
 VALUES = {
     "jobs": ["job", "other"], "skipped": 1 << 40, "limit": 10, "look": 500, "owner": "me",
-    "token": "t", "lease": 30_000, "now": 1, "run_id": ["run-1"], "duration": [1], "job": "job", "scope": "",
+    "token": "t", "seq": 1, "lease": 30_000, "now": 1, "run_id": ["run-1"], "duration": [1], "job": "job", "scope": "",
     "concurrency_key": "k", "id": "run-1", "recoveries": 0, "due_at": 5, "at": [1], "type": ["step:complete"],
     "step": ["s"], "step_index": [0], "started_at": [1], "data": ["1"], "progress": ["{}"], "delay": [1],
     "output": ["1"], "error": [None], "attempt": [1], "before": 5, "after": 1, "position": 1, "first": [1],

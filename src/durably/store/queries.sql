@@ -294,14 +294,9 @@ with given as (
 )
 select moved.n, line.seq, {moved.run} from moved join line on line.run_id = moved.id order by moved.n
 
--- moved
--- The line of a move whose outcome is unknown.
-select seq from durably_journal where run_id = :run_id and type = :type and at = :at order by seq desc limit 1
-
--- moved@postgres
--- The same. The server's clock numbered it, so it is known by being new: nobody retries longer than a minute.
-select seq from durably_journal
- where run_id = :run_id and type = :type and at >= {now} - 60000 order by seq desc limit 1
+-- is_line
+-- Whether a try of unknown outcome wrote its line.
+select 1 from durably_journal where run_id = :run_id and seq = :seq and type = :type
 
 -- append
 -- A change of state's line in the journal; the row is locked by the transition before it.

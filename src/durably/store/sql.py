@@ -404,15 +404,18 @@ def hand_on_key(row: RunRow) -> Transaction[None]:
 
 
 def move(
-    run_id: str, transition: Transition, now: int, *, replay: bool = False
+    run_id: str, transition: Transition, now: int, tries: list[int]
 ) -> Transaction[tuple[RunRow, int]]:
-    """An unfenced row of the table (cancel, retry)."""
-    if replay:
+    """An unfenced row of the table (cancel, retry).
+
+    ``tries``: the numbers that earlier tries gave their line, none of which is known to be
+    committed; this one adds its own.
+    """
+    for seq in tries:
         # Was it done after all? Then the run may be anywhere by now, and must not be moved again.
-        done = yield "moved", {"run_id": run_id, "type": transition.event, "at": now}
-        found = yield "run", {"run_id": run_id}
-        if done and found:
-            return RunRow._make(found[0]), done[0][0]
+        if (yield "is_line", {"run_id": run_id, "seq": seq, "type": transition.event}):
+            found = yield "run", {"run_id": run_id}
+            return RunRow._make(found[0]), seq
     rows = yield (
         transition.name,
         {
@@ -429,7 +432,9 @@ def move(
         if not found:
             raise RunNotFoundError(run_id)
         raise RunConflictError(run_id, transition.name, RunRow._make(found[0]).status)
-    return (yield from _moved(RunRow._make(rows[0]), transition))
+    row, seq = yield from _moved(RunRow._make(rows[0]), transition)
+    tries.append(seq)
+    return row, seq
 
 
 def expire(owner: str, jobs: Sequence[str], now: int) -> Transaction[list[str]]:

@@ -393,8 +393,9 @@ class SQLiteStore(Store):
         )
 
     async def move(self, run_id: str, transition: Transition, now: int) -> tuple[RunRow, int]:
+        tries: list[int] = []
         return await self._write(
-            lambda replay: sql.move(run_id, transition, now, replay=replay),
+            lambda _: sql.move(run_id, transition, now, tries),
             wakes=True,
             patience=PATIENCE,
         )

@@ -323,8 +323,9 @@ class PostgresStore(Store):
         return await self._flusher.submit(Settle(lease, transition, settlement))
 
     async def move(self, run_id: str, transition: Transition, now: int) -> tuple[RunRow, int]:
+        tries: list[int] = []
         return await self._command(
-            lambda replay: sql.move(run_id, transition, now, replay=replay),
+            lambda _: sql.move(run_id, transition, now, tries),
             wakes=True,
             run_id=run_id,
         )
