@@ -144,6 +144,9 @@ class Store(ABC):
     """Called on the event loop when another process has committed something, by stores that are told;
     True when a run may have become due."""
 
+    lends_async = False
+    """Whether what ``transact`` calls is awaited."""
+
     @abstractmethod
     def tidy(self) -> None:
         """Others have written: do what is this process's part in the upkeep. Must not wait."""
