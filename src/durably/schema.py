@@ -53,4 +53,5 @@ class AsWritten(GenerateJsonSchema):
 
 
 def _configuration(type: object) -> ConfigDict:
-    return getattr(type, "__pydantic_config__", None) or {}
+    found: ConfigDict | None = getattr(type, "__pydantic_config__", None)
+    return found or ConfigDict()
