@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ...errors import (
     ClosedError,
+    ConfigurationError,
     ForkedError,
     SchemaError,
     StorageUnavailableError,
