@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from ...errors import ClosedError
+from ...errors import ClosedError, ConfigurationError
 from .. import sql
 from .driver import (
     PROTOCOL_VIOLATION,
@@ -29,6 +29,10 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 15.0  # seconds after which a connection that says nothing is given up
 _CLOSE_TIMEOUT = 2.0  # seconds
+BAD_URL = (
+    "the database's URL cannot be understood; it is postgresql://user:password@host:port/name, and "
+    "what is special in a password is escaped: %2F for /, %40 for @, %3A for :"
+)
 # The server ends what a stopped or vanished process left behind, so that nobody waits for its locks.
 _SETTINGS = {
     "statement_timeout": "12000",  # milliseconds, as all without a unit
@@ -72,13 +76,16 @@ class Server:
         return await self._connect({}, statement_cache_size=0)
 
     async def _connect(self, settings: Mapping[str, str], **options: Any) -> Any:
-        return await connect(
-            self.url,
-            timeout=CONNECT_TIMEOUT,
-            command_timeout=COMMAND_TIMEOUT,
-            server_settings={"application_name": "durably", **settings},
-            **options,
-        )
+        try:
+            return await connect(
+                self.url,
+                timeout=CONNECT_TIMEOUT,
+                command_timeout=COMMAND_TIMEOUT,
+                server_settings={"application_name": "durably", **settings},
+                **options,
+            )
+        except ValueError:  # which may quote a part of the password
+            raise ConfigurationError(BAD_URL) from None
 
 
 class Session:

@@ -39,9 +39,9 @@ async def migrate(session: Session, statements: Statements) -> None:
             await session.execute(text, timeout=_LONG)
 
 
-def migration_sql(schema: str = "") -> str:
-    """All migrations as a script, for those who run such things with a tool of their own."""
-    scripts = "\n\n".join(_scripts(Statements(schema, DIALECT), after=0))
+def migration_sql(schema: str = "", *, after: int = 0) -> str:
+    """The migrations after a number as a script, for those who run such things with a tool of their own."""
+    scripts = "\n\n".join(_scripts(Statements(schema, DIALECT), after=after))
     return f"begin;\n{scripts}\ncommit;\n"
 
 
