@@ -28,6 +28,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from tests.ports import free_port
+
 VARIABLE = "DURABLY_TEST_DATABASE_URL"
 _PATIENCE = 60.0  # seconds for a start or a stop
 _FOR_TESTS = {
@@ -83,7 +85,7 @@ class Server:
         self._prefix: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         atexit.register(self.close)
         self._choose_user()
@@ -213,12 +215,6 @@ class Server:
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return kept | {"LC_ALL": "C", "TZ": "UTC"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

@@ -12,9 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from pydantic import PydanticInvalidForJsonSchema
-
-from ..codec import Codec, Unstorable, dump_json
+from ..codec import Unstorable, dump_json
 from ..errors import (
     ClosedError,
     ConfigurationError,
@@ -467,11 +465,4 @@ def _input(job: Job[Any, Any], given: Any, limit: int) -> Any:
 
 def _info(handle: JobHandle[Any, Any]) -> JobInfo:
     job = handle.definition
-    return JobInfo(job.name, _schema(job.input), _schema(job.output))
-
-
-def _schema(codec: Codec[Any]) -> dict[str, Any]:
-    try:
-        return codec.schema()
-    except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
-        return {}
+    return JobInfo(job.name, job.input.schema(), job.output.schema(written=True))
