@@ -40,7 +40,7 @@ def test_all_commands_are_there() -> None:
         f"runs {name}"
         for name in ["list", "show", "retry", "cancel", "delete", "retrigger", "purge"]
     ]
-    rest = ["logs", "steps", "jobs", "migrate", "doctor"]
+    rest = ["logs", "steps", "jobs", "migrate", "doctor", "copy"]
     assert list(commands(build_parser())) == [
         "demo",
         "run",

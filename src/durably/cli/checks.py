@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from ..bell import Presence, presence
 from ..errors import ConfigurationError
 from ..runtime import to_datetime
 from ..state import PARKED
 from ..store import guards
+from ..store.sql import RETIRED
 from .home import newest_schema, schema_version
 from .show import when
 
@@ -117,14 +117,20 @@ def integrity(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 def schema(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
     """Whether this Durably can use the tables."""
-    version, needed = schema_version(connection, path), newest_schema()
-    what = f"schema {version}, this Durably needs {needed}"
+    yield schema_finding(schema_version(connection, path), newest_schema())
+
+
+def schema_finding(version: int, needed: int, besides: str = "") -> Finding:
+    """What a database's version means."""
+    if version == RETIRED:
+        what = "retired: its runs were copied to another database"
+        return Finding("schema", "wrong", what, "use that one")
+    what = f"schema {version}, this Durably needs {needed}{besides}"
     if version < needed:
-        yield Finding("schema", "wrong", what, "run 'durably migrate'")
-    elif version > needed:
-        yield Finding("schema", "wrong", what, "upgrade this Durably")
-    else:
-        yield Finding("schema", "ok", f"schema {version}")
+        return Finding("schema", "wrong", what, "run 'durably migrate'")
+    if version > needed:
+        return Finding("schema", "wrong", what, "upgrade this Durably")
+    return Finding("schema", "ok", f"schema {version}")
 
 
 def journal(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
@@ -153,7 +159,7 @@ def runs_in_file(connection: sqlite3.Connection, path: Path, now: int) -> Iterat
         columns = [column[0] for column in cursor.description]
         rows[name] = [dict(zip(columns, row, strict=True)) for row in cursor]
     bells = Path(f"{path}-durably")
-    yield from Runs(rows, now, lambda owner: is_dead(bells / owner)).findings()
+    yield from Runs(rows, now, lambda owner: presence(bells / owner) is Presence.DEAD).findings()
 
 
 _WORDS = {"later": "max", "kind": "json_extract(error, '$.type')"}
@@ -229,17 +235,3 @@ _FINE = {
 
 def _time(at: int) -> str:
     return when(to_datetime(at)) or ""
-
-
-def is_dead(bell: Path) -> bool:
-    """True when a worker's bell is there and nobody answers: its process provably is no more."""
-    if not hasattr(socket, "AF_UNIX"):
-        return False
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ringer:
-        try:
-            ringer.connect(min(str(bell), os.path.relpath(bell), key=len))  # a hundred bytes
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False

@@ -18,7 +18,7 @@ from ..errors import SchemaError, StorageError
 from ..job import Job
 from ..runtime import Runtime
 from ..store.base import Store
-from ..store.sql import migrations
+from ..store.sql import migrations, refuse_newer
 from ..store.sqlite import DIALECT
 from .target import UsageError, load_durably
 
@@ -117,11 +117,7 @@ def _check_file(path: Path) -> None:
         raise SchemaError(
             f"{path} has schema {version}, this Durably needs {needed}: run 'durably migrate'"
         )
-    if version > needed:
-        raise SchemaError(
-            f"{path} was migrated by a newer Durably (schema {version}, this one knows {needed}); "
-            "upgrade this one"
-        )
+    refuse_newer(str(path), version, needed)
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:

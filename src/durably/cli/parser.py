@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from ..state import Status
 from . import runs, serve, work
 from .codegen import codegen
+from .copy import copy
 from .doctor import doctor
 from .home import DEFAULT, VARIABLE
 from .remote import TOKEN, URL, header
@@ -119,6 +120,7 @@ def build_parser() -> Parser:
     _add_runs(commands)
     _add_history(commands)
     _add_upkeep(commands)
+    _add_copy(commands)
     return parser
 
 
@@ -272,6 +274,25 @@ def _add_history(commands: Commands) -> None:
                       help="the instance with the jobs")  # fmt: skip
     _server(jobs, jobs)
     _json(jobs)
+
+
+def _add_copy(commands: Commands) -> None:
+    what = "copy all runs and their journals into a new database, while nobody works on either"
+    example = "durably copy jobs.db postgresql://app@db.internal/app --retire"
+    parser = _add(commands, "copy", copy, what, example)
+    for name in ("source", "target"):
+        parser.add_argument(name, metavar=name.upper(), help="a file or postgresql://…")
+        parser.add_argument(f"--{name}-schema", default="", metavar="NAME",
+                            help=f"on PostgreSQL, where the {name}'s tables are")  # fmt: skip
+    parser.add_argument("--retire", action="store_true",
+                        help="mark the source, so that no Durably opens it any more")  # fmt: skip
+    parser.add_argument("--force", action="store_true",
+                        help="although other processes have the source open")  # fmt: skip
+    _json(parser)
+    parser.epilog = (
+        f"{parser.epilog}\n\nAll or nothing: what was interrupted is repeated. Unfinished runs go on from their "
+        "checkpoints.\nBoth sides' counts and checksums are printed."
+    )
 
 
 def _add_upkeep(commands: Commands) -> None:

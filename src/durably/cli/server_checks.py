@@ -169,17 +169,12 @@ class Examination:
         if found:
             newest = "select coalesce(max(version), 0) as version from durably_version"
             version = (await self._one(newest))["version"]
-        needed = newest_version(self._statements)
-        what = f"schema {version}, this Durably needs {needed}"
+        besides = ""
         if not found:
             path = (await self._one("select current_setting('search_path') as path"))["path"]
             where = f"schema {self._home.options.schema}" if self._home.options.schema else path
-            what += f"; there are no tables in {where}"
-        if version < needed:
-            return Finding("schema", "wrong", what, "run 'durably migrate'")
-        if version > needed:
-            return Finding("schema", "wrong", what, "upgrade this Durably")
-        return Finding("schema", "ok", f"schema {version}")
+            besides = f"; there are no tables in {where}"
+        return checks.schema_finding(version, newest_version(self._statements), besides)
 
     async def _rights(self) -> Finding:
         rows = await self._ask(
