@@ -43,9 +43,8 @@ async def copy(
     try:
         await source.hold()
         await _check_source(source, schema, force=force)
-        await migrate()
         try:
-            await target.hold()
+            await _hold_target(target, schema, migrate)
             copied = await _copy(source, target, show)
         finally:
             await target.release()
@@ -75,6 +74,18 @@ async def _check_source(source: Side, schema: int, *, force: bool) -> None:
             f"{', '.join(users)}: still using {source.name}, and would go on with it afterwards; stop "
             "them, or pass --force if they only read"
         )
+
+
+async def _hold_target(target: Side, schema: int, migrate: Callable[[], Awaitable[None]]) -> None:
+    if target.exists():
+        await target.hold()
+        if await target.schema_version() == schema:
+            if await target.is_retired():
+                raise CopyError(f"{target.name} is retired, and nobody will open it")
+            return
+        await target.release()
+    await migrate()
+    await target.hold()
 
 
 async def _copy(source: Side, target: Side, show: Show) -> Copied:

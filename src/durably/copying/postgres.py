@@ -45,6 +45,9 @@ class Database(Side):
         self._statements = Statements(schema)
         self._connection: Any = None
 
+    def exists(self) -> bool:
+        return True
+
     async def hold(self) -> None:
         try:
             self._connection = await connect(
@@ -91,6 +94,10 @@ class Database(Side):
             return 0
         newest = "select coalesce(max(version), 0) from durably_version where version < :retired"
         return int((await self._ask(newest, retired=RETIRED))[0][0])
+
+    async def is_retired(self) -> bool:
+        retired = "select 1 from durably_version where version = :retired"
+        return bool(await self._ask(retired, retired=RETIRED))
 
     async def holders(self) -> list[Holder]:
         rows = await self._ask(

@@ -36,6 +36,10 @@ class Side(ABC):
     """For people, without a password."""
 
     @abstractmethod
+    def exists(self) -> bool:
+        """Whether there may be tables."""
+
+    @abstractmethod
     async def hold(self) -> None:
         """Begin a transaction that keeps writers out; ``CopyError`` when they do not leave in time."""
 
@@ -50,6 +54,10 @@ class Side(ABC):
     @abstractmethod
     async def schema_version(self) -> int:
         """The number of the last migration; 0 for none."""
+
+    @abstractmethod
+    async def is_retired(self) -> bool:
+        """Whether ``retire`` was said of it."""
 
     @abstractmethod
     async def holders(self) -> list[Holder]:

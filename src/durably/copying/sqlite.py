@@ -11,8 +11,11 @@ from ..bell import Presence, presence
 from ..runtime import Runtime
 from ..store import guards
 from ..store.sql import RETIRED
+from ..store.writer import is_passing
 from .sides import LOCK_TIMEOUT, CopyError, Holder, Side, is_full, size_of
 from .tables import Row, Table
+
+_MOMENT = 1.0  # seconds: somebody may be looking
 
 
 class File(Side):
@@ -23,23 +26,37 @@ class File(Side):
         self._path = path
         self._bells = Path(f"{path}-durably")
         self._connection = sqlite3.connect(":memory:")  # until it is held
+        self._alone = False
+
+    def exists(self) -> bool:
+        return self._path.exists()
 
     async def hold(self) -> None:
-        if not self._path.exists():
+        if not self.exists():
             raise CopyError(f"there is no database {self.name}")
-        self._connection.close()
         try:
-            self._connection = sqlite3.connect(
-                self._path, isolation_level=None, timeout=LOCK_TIMEOUT
-            )
-            self._connection.execute("begin immediate")
-        except sqlite3.OperationalError as error:
-            raise CopyError(
-                f"{self.name} cannot be locked ({error}): stop whoever writes to it, and see that it is "
-                "not the source and the target at once"
-            ) from None
+            self._alone = self._begin(alone=True, timeout=_MOMENT)
+            if not self._alone and not self._begin(alone=False, timeout=LOCK_TIMEOUT):
+                raise CopyError(
+                    f"{self.name} cannot be locked: stop whoever writes to it, and see that it is not "
+                    "the source and the target at once"
+                )
         except sqlite3.Error as error:
             raise guards.damaged(self._path, error) from None
+
+    def _begin(self, *, alone: bool, timeout: float) -> bool:
+        """Keep writers out; ``alone``, keep everybody out. False if that is not to be had."""
+        self._connection.close()
+        self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=timeout)
+        if alone:
+            self._connection.execute("pragma locking_mode = exclusive")
+        try:
+            self._connection.execute("begin immediate")
+        except sqlite3.OperationalError as error:
+            if is_passing(error):
+                return False
+            raise
+        return True
 
     async def release(self) -> None:
         self._connection.close()
@@ -54,6 +71,9 @@ class File(Side):
         newest = "select coalesce(max(version), 0) from durably_version where version < ?"
         return int(self._ask(newest, RETIRED)[0][0])
 
+    async def is_retired(self) -> bool:
+        return bool(self._ask("select 1 from durably_version where version = ?", RETIRED))
+
     async def holders(self) -> list[Holder]:
         rows = self._ask(
             "select lease_owner, count(*), max(due_at) from durably_runs"
@@ -66,7 +86,8 @@ class File(Side):
     async def users(self) -> list[str]:
         names = sorted(bell.name for bell in self._bells.glob("*.bell"))
         alive = [name for name in names if self._presence(name) is Presence.ALIVE]
-        return [f"process {name.partition('-')[0]}" for name in alive]
+        named = [f"process {name.partition('-')[0]}" for name in alive]
+        return named or ([] if self._alone else ["another process"])
 
     def _presence(self, owner: str) -> Presence:
         return presence(self._bells / owner)
