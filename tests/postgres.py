@@ -266,17 +266,17 @@ async def execute(url: str, statement: str) -> None:
         await connection.close()
 
 
-async def create_database() -> str:
-    """A new, empty database; its URL."""
-    url, name = server_url(), f"durably_test_{uuid.uuid4().hex[:16]}"
+async def create_database(server: str | None = None) -> str:
+    """A new, empty database on a server (by default the shared one); its URL."""
+    url, name = server or server_url(), f"durably_test_{uuid.uuid4().hex[:16]}"
     await execute(url, f"create database {name}")
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"/{name}"))
 
 
-async def drop_database(url: str) -> None:
+async def drop_database(url: str, server: str | None = None) -> None:
     name = urlsplit(url).path.removeprefix("/")
-    await execute(server_url(), f"drop database if exists {name} with (force)")
+    await execute(server or server_url(), f"drop database if exists {name} with (force)")
 
 
 @contextlib.asynccontextmanager

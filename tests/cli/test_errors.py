@@ -80,7 +80,10 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         ("runs list --db here.db --schema jobs", "--schema is for PostgreSQL"),
         ("runs list --app app:durably --schema jobs", "--schema goes with --db"),
         ("migrate --sql --db here.db", "--sql is for PostgreSQL"),
-        ("runs list --db postgresql://u:se/cret@here/jobs", "URL cannot be understood"),
+        (
+            "runs list --db postgresql://u:se/cret@here/jobs",
+            "URL of the database is not understood",
+        ),
         ("runs retrigger some-run", "pass --app MODULE:DURABLY, which knows the job, or --url"),
         ("worker app:durably -c 0", "'0' is no number above 0"),
         ("worker app", "'app' is not MODULE:NAME, as 'app:durably'"),

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-from ..http.wire import MAX_SAFE
+from ..http.strict_json import MAX_SAFE
 from ..job import Job
 from .target import load_durably
 

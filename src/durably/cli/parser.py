@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from ..state import Status
-from . import runs, serve, work
+from . import bundle, runs, serve, work
 from .codegen import codegen
 from .copy import copy
 from .doctor import doctor
@@ -117,6 +117,7 @@ def build_parser() -> Parser:
     _add_worker(commands)
     _add_serve(commands)
     _add_codegen(commands)
+    _add_bundle(commands)
     _add_runs(commands)
     _add_history(commands)
     _add_upkeep(commands)
@@ -205,6 +206,12 @@ def _add_codegen(commands: Commands) -> None:
     parser = _add(commands, "codegen", codegen, what, example)
     parser.add_argument("language", choices=["ts"], help="TypeScript")
     parser.add_argument("durably", metavar="MODULE:DURABLY", help="the instance with the jobs")
+
+
+def _add_bundle(commands: Commands) -> None:
+    what = "write all that a page needs to run jobs in the browser: Pyodide, the wheels, the worker"
+    example = "durably browser-bundle public/durably"
+    bundle.add_arguments(_add(commands, "browser-bundle", bundle.browser_bundle, what, example))
 
 
 def _add_runs(commands: Commands) -> None:

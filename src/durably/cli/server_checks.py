@@ -10,9 +10,9 @@ from typing import Any
 
 from ..runtime import Runtime
 from ..store.postgres.driver import DriverError, ServerError, connect
-from ..store.postgres.link import BAD_URL
 from ..store.postgres.migrating import newest_version
 from ..store.postgres.statements import Statements, compiled
+from ..store.postgres.store import NO_URL
 from ..store.postgres.trouble import describe
 from . import checks
 from .checks import Finding
@@ -28,7 +28,7 @@ _TABLES = ("durably_runs", "durably_journal")
 _WORDS = {"later": "greatest", "kind": "cast(error as json) ->> 'type'"}
 
 Row = Mapping[str, Any]
-_TROUBLE = (ServerError, DriverError, OSError, ValueError)
+_TROUBLE = (ServerError, DriverError, OSError, ValueError, OverflowError)
 
 
 async def examine_server(home: Home) -> AsyncIterator[Finding]:
@@ -36,7 +36,7 @@ async def examine_server(home: Home) -> AsyncIterator[Finding]:
     try:
         connection = await _connect(home.database)
     except _TROUBLE as error:
-        why = BAD_URL if isinstance(error, ValueError) else describe(error)
+        why = NO_URL if isinstance(error, (ValueError, OverflowError)) else describe(error)
         what = f"{home.name} cannot be used: {why}"
         yield Finding("server", "wrong", what, "see that it runs, and check the URL and the role")
         return

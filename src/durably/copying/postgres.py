@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import StorageUnavailableError
 from ..store.postgres.driver import BrokenDriverError, DriverError, ServerError, connect
 from ..store.postgres.statements import Statements, compiled
+from ..store.postgres.store import NO_URL
 from ..store.postgres.trouble import describe
 from ..store.sql import RETIRED
 from .sides import BATCH_ROWS, LOCK_TIMEOUT, CopyError, Holder, Side, is_full
@@ -56,10 +57,8 @@ class Database(Side):
                 statement_cache_size=0,
                 server_settings={"application_name": "durably copy"},
             )
-        except (ServerError, DriverError, OSError, ValueError) as error:
-            what = (
-                "its URL cannot be understood" if isinstance(error, ValueError) else describe(error)
-            )
+        except (ServerError, DriverError, OSError, ValueError, OverflowError) as error:
+            what = NO_URL if isinstance(error, (ValueError, OverflowError)) else describe(error)
             raise CopyError(f"{self.name} cannot be reached: {what}") from None
         self._transaction = self._connection.transaction()
         await self._transaction.start()

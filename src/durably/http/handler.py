@@ -33,14 +33,13 @@ from .prometheus import CONTENT_TYPE, expose
 from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
 from .sse import Stream
 from .streams import Limits, Streams
+from .strict_json import WireError, dump
 from .wire import (
     VOCABULARIES,
     Disposition,
     ErrorPolicy,
     JobInfo,
     Triggered,
-    WireError,
-    dump,
     health_to_wire,
     job_to_wire,
     log_to_wire,

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from ...errors import ClosedError, ConfigurationError
+from ...errors import ClosedError
 from .. import sql
 from .driver import (
     PROTOCOL_VIOLATION,
@@ -29,18 +29,18 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 15.0  # seconds after which a connection that says nothing is given up
 _CLOSE_TIMEOUT = 2.0  # seconds
-BAD_URL = (
-    "the database's URL cannot be understood; it is postgresql://user:password@host:port/name, and "
-    "what is special in a password is escaped: %2F for /, %40 for @, %3A for :"
-)
-# The server ends what a stopped or vanished process left behind, so that nobody waits for its locks.
-_SETTINGS = {
-    "statement_timeout": "12000",  # milliseconds, as all without a unit
-    "idle_in_transaction_session_timeout": "10000",
+# The server ends what a vanished machine left behind, so that nobody waits for its locks,
+_KEEPALIVES = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10000",
+    "tcp_user_timeout": "10000",  # milliseconds, as all without a unit
+}
+# and what a stopped process did.
+_SETTINGS = {
+    **_KEEPALIVES,
+    "statement_timeout": "12000",
+    "idle_in_transaction_session_timeout": "10000",
     # Every statement here is served by an index, whatever is in the tables and however old the planner's
     # idea of them is; planning anew each time costs more than most of them do.
     "plan_cache_mode": "force_generic_plan",
@@ -60,12 +60,15 @@ class Server:
     Noticed by itself when the pooler refuses our settings."""
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of a session, beside those that every one has."""
+    lends: bool = False
+    """The connections are for users' statements, which take what time and which plans they like."""
 
     async def connect(self) -> Any:
         """A new connection."""
         if not self.pooled:
             try:
-                return await self._connect({**_SETTINGS, **self.settings})
+                usual = _KEEPALIVES if self.lends else _SETTINGS
+                return await self._connect({**usual, **self.settings})
             except ServerError as error:
                 if state_of(error) != PROTOCOL_VIOLATION or "startup parameter" not in str(error):
                     raise
@@ -76,16 +79,13 @@ class Server:
         return await self._connect({}, statement_cache_size=0)
 
     async def _connect(self, settings: Mapping[str, str], **options: Any) -> Any:
-        try:
-            return await connect(
-                self.url,
-                timeout=CONNECT_TIMEOUT,
-                command_timeout=COMMAND_TIMEOUT,
-                server_settings={"application_name": "durably", **settings},
-                **options,
-            )
-        except ValueError:  # which may quote a part of the password
-            raise ConfigurationError(BAD_URL) from None
+        return await connect(
+            self.url,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=None if self.lends else COMMAND_TIMEOUT,
+            server_settings={"application_name": "durably", **settings},
+            **options,
+        )
 
 
 class Session:
