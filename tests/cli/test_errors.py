@@ -47,6 +47,7 @@ def test_all_commands_are_there() -> None:
         "worker",
         "serve",
         "codegen",
+        "browser-bundle",
         *runs,
         *rest,
     ]
