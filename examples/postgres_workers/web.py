@@ -60,4 +60,4 @@ def kill(name: Name, x_demo: Annotated[str, Header()]) -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=int(os.environ.get("PORT", "8000")))
+    uvicorn.run(app, port=int(os.environ.get("PORT", "8000")), access_log=False)
