@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 JS_STAMP := js/node_modules/.installed
 
-.PHONY: help demo test check lint types layers js fullstack workers format bench soak clean
+.PHONY: help demo test check lint types layers js fullstack format bench soak clean
 
 help: ## List the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,9 +57,6 @@ js: $(STAMP) $(JS_STAMP) ## Check and test the npm package (needs Node)
 fullstack: $(STAMP) ## Set up and open the full-stack example: FastAPI and React
 	@cd examples/fullstack && npm ci --silent && npm run --silent build
 	@cd examples/fullstack && ../../$(BIN)/python main.py --open
-
-workers: $(STAMP) ## Open the PostgreSQL example: two workers and a page
-	@$(BIN)/python examples/postgres_workers/main.py --open
 
 format: $(STAMP) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
