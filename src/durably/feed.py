@@ -175,6 +175,9 @@ class Feed:
                         yield live
                 if final and watcher.is_idle:
                     return
+        except ClosedError:
+            if not self._closed:  # else it was closed while the store was asked
+                raise
         finally:
             self._leave(run_id, watcher)
 
