@@ -56,7 +56,7 @@ def enqueue(
     """Store new runs, and say so to all workers if it is committed."""
     columns = zip(*runs, strict=True)
     given = {name: list(values) for name, values in zip(NewRun._fields, columns, strict=True)}
-    rows = yield "enqueue_all", given
+    rows = yield "enqueue_all", {**given, "now": now}
     new = {row[0]: Enqueued(RunRow._make(row), True) for row in rows}
     for run in runs:
         if run.id not in new:  # its key is known
