@@ -59,7 +59,7 @@ def test_python_runs(page: Path, environment: dict[str, str], tmp_path: Path) ->
 
 @pytest.mark.parametrize("page", with_block("sh"))
 def test_shell_commands_exist(page: Path) -> None:
-    targets = re.findall(r"^([a-z]+):", (doc.ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (doc.ROOT / "Makefile").read_text(), re.MULTILINE)
     for block in doc.blocks(page):
         if block.language != "sh":
             continue
