@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,7 +12,7 @@ from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
-from playwright.async_api import BrowserContext, Page, Playwright
+from playwright.async_api import BrowserContext, Error, Page, Playwright
 
 from tests.browser import chromium as browsers
 from tests.browser import processes
@@ -61,11 +62,16 @@ class Profile:
         assert found
         return found
 
-    def kill_pages(self) -> None:
-        """SIGKILL for the processes of the pages only."""
+    async def kill_pages(self) -> None:
+        """SIGKILL for the processes of the pages only, the one that waits for the next page included."""
+        pages = self.context.pages
         for pid in self._renderers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for page in pages:
+            with contextlib.suppress(Exception):
+                await page.close()
+        await asyncio.sleep(0.5)
 
     @contextlib.contextmanager
     def asleep(self) -> Generator[None]:
@@ -79,9 +85,16 @@ class Profile:
             for pid in renderers:
                 os.kill(pid, signal.SIGCONT)
 
+    async def _new_page(self) -> Page:
+        for _ in range(20):
+            with contextlib.suppress(Error):  # what is left of pages that were killed
+                return await self.context.new_page()
+            await asyncio.sleep(0.5)
+        return await self.context.new_page()
+
     async def open(self, path: str = "", **options: Any) -> Page:
         """A new tab. It boots; ``await ready(page)``."""
-        page = await self.context.new_page()
+        page = await self._new_page()
         page.on("console", lambda said: print("console:", said.text))
         query = f"?options={json.dumps(options)}" if options else ""
         await page.goto(f"{self.url}{path}{query}")

@@ -6,15 +6,11 @@ import random
 
 import pytest
 
-from tests.tier import TIER
-
 from .browser import Profile, finished, ready, steps, trigger
 from .site import Site
 
 KILLS = 50
 STEPS = 100
-
-pytestmark = pytest.mark.skipif(TIER != "soak", reason="fifty boots: the soak tier's")
 
 TELL = """() => {
     const tell = async () => {
@@ -29,6 +25,7 @@ TELL = """() => {
 }"""
 
 
+@pytest.mark.soak
 async def test_nothing_is_lost_in_fifty_kills(profile: Profile, site: Site):
     chance = random.Random(17)
     run_id, kills = "", 0
@@ -42,7 +39,7 @@ async def test_nothing_is_lost_in_fifty_kills(profile: Profile, site: Site):
             await profile.kill()
             await profile.start()
         else:
-            profile.kill_pages()
+            await profile.kill_pages()
         kills += 1
     page = await ready(await profile.open())
     run = await finished(page, run_id)
