@@ -18,6 +18,8 @@ from .trouble import describe
 logger = logging.getLogger("durably")
 
 _DUE, _JOURNAL = "due", "journal"
+DUE_BY_OTHERS = f"{_DUE} transaction"
+"""What a transaction of the user's says when it is committed: this process, too, did not know."""
 _PAUSE, _LONG_PAUSE = 0.005, 0.05  # seconds between two signals: of due runs, for watchers alone
 _LAST_DELAY = 10.0  # seconds between two attempts to listen
 _PROBE = 10.0  # seconds of silence after which the connection is tried
@@ -33,7 +35,8 @@ class Signals:
         self._runtime = runtime
         self._heard = heard
         self._listens = listens
-        self._channel = f"durably_{server.statements.schema}".rstrip("_")
+        self.channel = f"durably_{server.statements.schema}".rstrip("_")
+        """Where signals of these tables are told."""
         self._name = runtime.token()[:16]
         self._due = self._journal = False
         self._news = asyncio.Event()
@@ -63,7 +66,7 @@ class Signals:
             try:
                 connection = await self._server.connect()
                 if self._listens:
-                    await connection.add_listener(self._channel, self._receive)
+                    await connection.add_listener(self.channel, self._receive)
                     connection.add_termination_listener(self._ended)
                     self.is_listening = True
                     self._count(True)  # what was said while nobody listened
@@ -91,7 +94,7 @@ class Signals:
             if self._journal and not connection.is_closed():
                 due, self._due, self._journal = self._due, False, False
                 said = f"{_DUE if due else _JOURNAL} {self._name}"
-                await connection.execute("select pg_notify($1, $2)", self._channel, said)
+                await connection.execute("select pg_notify($1, $2)", self.channel, said)
                 await self._rest(_LONG_PAUSE if not due else _PAUSE)
 
     async def _rest(self, pause: float) -> None:
