@@ -60,6 +60,17 @@ from tests.pyodide.inside.run import run
 result = run("-q", "--tb=short", *SUITES)
 """
 
+IN_PAGE = """async ([wheels, code]) => {
+  const { loadPyodide } = await import("/pyodide/pyodide.mjs");
+  const python = await loadPyodide({ indexURL: "/pyodide/", env: { HOME: "/home" } });
+  await python.loadPackage(wheels.map((wheel) => location.origin + wheel));
+  const archive = await (await fetch("/tests.zip")).arrayBuffer();
+  python.FS.mkdirTree("/project");
+  python.unpackArchive(archive, "zip", { extractDir: "/project" });
+  await python.runPythonAsync(code);
+  return JSON.parse(python.runPython("import json\\njson.dumps(result)"));
+}"""
+
 
 @pytest.fixture(scope="module")
 def shipped(node_modules: None) -> list[str]:
