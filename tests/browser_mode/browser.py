@@ -152,3 +152,7 @@ async def until_steps(page: Page, run_id: str, count: int) -> None:
     await page.wait_for_function(
         "async ([id, count]) => (await durably.steps(id)).length >= count", arg=[run_id, count]
     )
+
+
+async def until_phase(page: Page, phase: str) -> None:
+    await page.wait_for_function("phase => phases.some(([p]) => p === phase)", arg=phase)

@@ -6,7 +6,7 @@ import asyncio
 
 from playwright.async_api import Page
 
-from .browser import Profile, finished, ready, trigger, until_steps
+from .browser import Profile, finished, ready, trigger, until_phase, until_steps
 from .site import Site
 from .test_page import needs_boots
 
@@ -19,10 +19,6 @@ async def two_tabs(profile: Profile, **options: object) -> tuple[Page, Page]:
     other = await ready(await profile.open(**options))
     await until_phase(other, "standby")
     return owner, other
-
-
-async def until_phase(page: Page, phase: str) -> None:
-    await page.wait_for_function("phase => phases.some(([p]) => p === phase)", arg=phase)
 
 
 async def until_heard(page: Page, run_id: str, kind: str, times: int = 1) -> None:
