@@ -569,6 +569,46 @@ async def test_a_backend_that_is_ended_in_the_middle(make, database):
     assert await rows(database) == [(1, 2)]
 
 
+async def test_a_server_that_only_reads_is_waited_for(make, database, caplog):
+    """As after a failover, until the connection leads to the successor; the function is not called."""
+    before, calls = asyncio.Event(), []
+
+    async def count(connection, n: int) -> int:
+        calls.append(n)
+        return await add(connection, n)
+
+    @job("add")
+    async def adds(step: Step, n: int) -> int:
+        await step.run("before", before.wait)
+        return await step.transaction("add", count, n, returns=int)
+
+    durably = await make(adds)
+    triggered = await durably.get_job("add").trigger(1)
+    await durably.get_run(triggered.id)  # all the other connections are open by now
+    name = urlsplit(database).path[1:]
+    only_reads = f"alter database {name} set default_transaction_read_only to"
+    await postgres.execute(postgres.server_url(), f"{only_reads} on")
+    before.set()
+    try:
+        async with asyncio.timeout(30):
+            while "the server only reads" not in caplog.text:
+                await asyncio.sleep(0.02)
+        assert calls == []
+    finally:
+        await postgres.execute(postgres.server_url(), f"{only_reads} off")
+    assert (await durably.wait(triggered, 60)).output == 1
+    assert calls == [1]
+
+
+async def test_a_write_in_a_transaction_that_only_reads_is_its_authors_fault(make, database):
+    async def reads(connection, n: int) -> int:
+        await connection.execute("set transaction read only")
+        return await add(connection, n)
+
+    with pytest.raises(RunFailedError, match="read-only transaction"):
+        await run(await make(adding(body=reads)), 1)
+
+
 async def test_a_function_that_ends_its_backend_each_time(make, database, monkeypatch):
     monkeypatch.setattr(lend, "_MAX_LOSSES", 3)
 

@@ -244,8 +244,8 @@ update durably_runs set updated_at = {now}
 returning coalesce(current_setting('durably.lent', true), '') = :lent
 
 -- lend@postgres
--- Names a transaction that is lent to a user's function. The name ends with it.
-select set_config('durably.lent', :lent, true), set_config('application_name', :lent, true)
+-- Names a transaction that is lent to a user's function. The name ends with it. And whether it can only read.
+select current_setting('transaction_read_only'), set_config('durably.lent', :lent, true), set_config('application_name', :lent, true)
 
 -- end_lent@postgres
 -- Ends what an earlier holder of the run has left open: it can commit no more, and its locks stand in our way.
