@@ -40,7 +40,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default="a,b,c,d,e,f,http", help="cases, as a,b or e-claim-few")
+    parser.add_argument(
+        "--only", default="a,b,c,d,e,f,http,browser", help="cases, as a,b or e-claim-few"
+    )
     parser.add_argument("--quick", action="store_true", help="smaller, and once: under 3 minutes")
     parser.add_argument("--peers", default="ours,original,dbos", help="columns, as ours,dbos")
     parser.add_argument("--repeat", type=int, default=0, help="repetitions, by default 3")

@@ -24,6 +24,8 @@ class Case:
     """A measure that must have run on the database before."""
     over_http: bool = False
     """Whether the measure is of ``http_load``, on the server of the column's driver."""
+    in_browser: bool = False
+    """Whether the measure is of ``browser``, in a page of the column."""
 
 
 def cases(quick: bool) -> list[Case]:
@@ -33,6 +35,7 @@ def cases(quick: bool) -> list[Case]:
         *_steps(slow=True, quick=quick),
         *_others(quick),
         *_http(quick),
+        *_browser(quick),
     ]
 
 
@@ -144,4 +147,19 @@ def _http(quick: bool) -> list[Case]:
         case("http-events-100", "events", subscribers=100, steps=200 // few),
         case("http-events-1000", "events", subscribers=1000, steps=40 // few),
         case("http-first", "first", count=100 // few),
+    ]
+
+
+def _browser(quick: bool) -> list[Case]:
+    steps = {"steps": 300 if quick else 1000}
+    ours, original = {"page": "ours"}, {"page": "original"}
+    sequential = {
+        "ours": ours | steps,
+        "process": ours | steps | {"durability": "process"},
+        "original": original | steps,
+    }
+    boot = {"ours": ours, "original": original}
+    return [
+        Case("browser", "browser", "sequential", sequential, in_browser=True),
+        Case("browser", "browser-boot", "boot", boot, in_browser=True),
     ]

@@ -116,6 +116,8 @@ def _run_case(
     if case.over_http:
         asked["server"] = [*peer.command, "serve"]
         asking = replace(peer, command=(sys.executable, "-m", "benchmarks.http_load"))
+    if case.in_browser:
+        asking = replace(peer, command=(sys.executable, "-m", "benchmarks.browser"))
     began, busy, own = time.monotonic(), _busy_seconds(), _seconds_of_children()
     result = _run(asking, case.measure, asked, preload)
     foreign = _busy_seconds() - busy - (_seconds_of_children() - own)
