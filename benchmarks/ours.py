@@ -21,7 +21,7 @@ from durably.http import Limits
 from durably.store import sql
 from durably.store.sqlite import DIALECT
 
-from .meter import Meter, Result, Window, drive, latencies, percentile, rss_mb
+from .meter import Meter, Result, Window, drive, latencies, pause, percentile, rss_mb
 
 Durability = Literal["full", "process"]
 WARM_UP = 50
@@ -106,17 +106,17 @@ async def concurrent(
         await asyncio.sleep(0.2)
         idle = rss_mb()
         await handle.batch_trigger(list(range(WARM_UP)))
-        await _until_over(d, lambda: ended == WARM_UP)
+        await until_over(d, lambda: ended == WARM_UP)
         ended = 0
         meter = Meter()
         await handle.batch_trigger(list(range(runs)))
-        await _until_over(d, lambda: ended == runs)
+        await until_over(d, lambda: ended == runs)
         meter.stop()
         after = rss_mb()
     return {**meter.per_step(runs * steps), "rss_idle_mb": idle, "rss_after_mb": after}
 
 
-async def _until_over(d: Durably, all_ended: Any) -> None:
+async def until_over(d: Durably, all_ended: Any) -> None:
     """First every job function has returned, then every run is settled."""
     while not all_ended():
         await asyncio.sleep(0.002)
@@ -180,7 +180,7 @@ async def latency(db: str, count: int, across: bool = False) -> Result:
         else:
             for i in range(count):
                 await handle.trigger(time.monotonic())
-                await asyncio.sleep(_pause(i))
+                await asyncio.sleep(pause(i))
             await done.wait()
     return latencies(waits)
 
@@ -196,13 +196,8 @@ async def trigger_from_afar(db: str, count: int) -> Result:
         await asyncio.sleep(0.3)
         for i in range(count):
             await handle.trigger(time.monotonic())
-            await asyncio.sleep(_pause(i))
+            await asyncio.sleep(pause(i))
     return {}
-
-
-def _pause(i: int) -> float:
-    """Uneven, so that no poll falls into step with us."""
-    return 0.011 + i % 7 * 0.0017
 
 
 # -- (e) a backlog
