@@ -31,7 +31,7 @@ demo: $(STAMP) ## Run the main job, kill it in the middle, resume it
 	@$(BIN)/durably demo
 
 test: $(STAMP) ## Run the tests (TIER=ci or soak for more of the harnesses)
-	DURABLY_TIER=$(TIER) $(BIN)/python -m pytest
+	DURABLY_TIER=$(TIER) $(BIN)/python -m pytest -n auto --maxprocesses=4
 
 check: lint types layers js ## All that CI runs
 	@$(MAKE) --no-print-directory test TIER=ci

@@ -6,7 +6,18 @@ from durably.runtime import Runtime
 from durably.store.postgres.statements import DIALECT
 from durably.store.postgres.store import PostgresStore
 from durably.store.sqlite import SQLiteStore
-from tests import postgres
+from tests import parallel, postgres
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        parallel.sort(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    return parallel.scheduler(config, log)
 
 
 class ManualRuntime(Runtime):

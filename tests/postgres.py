@@ -28,6 +28,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from tests.ports import free_port
+
 VARIABLE = "DURABLY_TEST_DATABASE_URL"
 _PATIENCE = 60.0  # seconds for a start or a stop
 _FOR_TESTS = {
@@ -83,7 +85,7 @@ class Server:
         self._prefix: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._watch: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         atexit.register(self.close)
         self._choose_user()
@@ -215,12 +217,6 @@ def _environment() -> dict[str, str]:
     return kept | {"LC_ALL": "C", "TZ": "UTC"}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _answers(url: str) -> bool:
     async def ask() -> bool:
         try:
@@ -270,17 +266,17 @@ async def execute(url: str, statement: str) -> None:
         await connection.close()
 
 
-async def create_database() -> str:
-    """A new, empty database; its URL."""
-    url, name = server_url(), f"durably_test_{uuid.uuid4().hex[:16]}"
+async def create_database(server: str | None = None) -> str:
+    """A new, empty database on a server (by default the shared one); its URL."""
+    url, name = server or server_url(), f"durably_test_{uuid.uuid4().hex[:16]}"
     await execute(url, f"create database {name}")
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=f"/{name}"))
 
 
-async def drop_database(url: str) -> None:
+async def drop_database(url: str, server: str | None = None) -> None:
     name = urlsplit(url).path.removeprefix("/")
-    await execute(server_url(), f"drop database if exists {name} with (force)")
+    await execute(server or server_url(), f"drop database if exists {name} with (force)")
 
 
 @contextlib.asynccontextmanager

@@ -14,6 +14,8 @@ class Cut:
     at: int
     after: bool
     """The server gets the chunk and answers, and the client never hears of it."""
+    says: bytes = b""
+    """Only chunks that hold this are counted."""
 
 
 class Proxy:
@@ -91,7 +93,7 @@ class Proxy:
             while chunk := await reader.read(65536):
                 await self._flows.wait()
                 self.chunks += 1
-                if self._is_cut():
+                if self._is_cut(chunk):
                     if self._after:
                         silenced.set()
                         far_writer.write(chunk)
@@ -102,8 +104,8 @@ class Proxy:
                 far_writer.write(chunk)
                 await far_writer.drain()
 
-    def _is_cut(self) -> bool:
-        if self._cut is None:
+    def _is_cut(self, chunk: bytes) -> bool:
+        if self._cut is None or self._cut.says not in chunk:
             return False
         self._count += 1
         if self._count <= self._cut.at:

@@ -19,7 +19,10 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import PydanticSerializationError
+
+from .schema import AsWritten
 
 T = TypeVar("T")
 
@@ -60,8 +63,12 @@ class Codec(Generic[T]):
         """Keep a value that may still have to be validated (a dict for a model, say)."""
         return self.keep(value)
 
-    def schema(self) -> dict[str, Any]:
-        """The type's JSON Schema; ``{}`` for any JSON."""
+    def schema(self, *, written: bool = False) -> dict[str, Any]:
+        """The type's JSON Schema; ``{}`` for any JSON, and for what no schema describes.
+
+        It is of what may be given; ``written``: of what ``keep`` writes, which may be less (a ``Decimal``
+        is always a string) or more (fields with a default, and computed ones, are always there).
+        """
         return {}
 
 
@@ -119,8 +126,13 @@ class TypedCodec(Codec[T]):
         except ValidationError as error:
             raise _refusal(error) from None
 
-    def schema(self) -> dict[str, Any]:
-        return self._adapter.json_schema()
+    def schema(self, *, written: bool = False) -> dict[str, Any]:
+        try:
+            if written:
+                return self._adapter.json_schema(mode="serialization", schema_generator=AsWritten)
+            return self._adapter.json_schema()
+        except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
+            return {}
 
     def _write(self, value: T) -> str:
         try:

@@ -13,7 +13,8 @@ from .runtime import Runtime
 from .store.base import Durability, Store
 from .store.sqlite import SQLiteStore
 
-_PASSWORD = re.compile(r"(?<=:)[^:/@]*(?=@)|(?<=[?&]password=)[^&]*")
+# Up to the last @: a password that nobody escaped must not be shown in part.
+_PASSWORD = re.compile(r"(?<=://)([^:/@]*:).*(?=@)|([?&]password=)[^&]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +84,4 @@ def path_of(database: str | Path) -> str | Path:
 
 def without_password(database: str) -> str:
     """The name for logs and people."""
-    return _PASSWORD.sub("***", database) if "://" in database else database
+    return _PASSWORD.sub(r"\1\2***", database) if "://" in database else database

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from durably.cli import main
-from tests.client.places import Server, free_port
+from tests.client.places import Server
+from tests.ports import free_port
 
 from .conftest import wait_for
 

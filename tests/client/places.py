@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
+from tests.ports import free_port
+
 APP = '''
 """Jobs for a server that is killed: what they did is in the database alone."""
 import asyncio
@@ -60,12 +62,6 @@ durably = Durably(
 )
 durably.use(with_log_persistence())
 '''
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Server:

@@ -21,8 +21,9 @@ from durably.client import (
 from durably.client.connection import LONGEST_PAUSE, LONGEST_WISH, Backoff
 from durably.errors import ConfigurationError, DurablyError, RunCancelledError
 from durably.runtime import Runtime
+from tests.ports import free_port
 
-from .places import Canned, answer, free_port
+from .places import Canned, answer
 
 AT = "2026-01-01T00:00:00.000Z"
 JOBS = answer("200 OK", "[]")

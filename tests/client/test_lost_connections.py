@@ -15,9 +15,10 @@ from durably import events
 from durably.client import DurablyClient, ServerUnavailableError
 from durably.errors import RunNotFoundError, WaitTimeoutError
 from durably.events import AnyEvent, Resync
+from tests.ports import free_port
 from tests.tier import by_tier
 
-from .places import Proxy, Server, free_port
+from .places import Proxy, Server
 
 pytestmark = pytest.mark.usefixtures("impatient")
 SEEDS = range(by_tier(quick=3, ci=10, soak=200))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NotRequired, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, computed_field
+from pydantic.alias_generators import to_camel
 from typing_extensions import TypeAliasType, TypedDict
 
 from durably import Durably, Step, SyncStep
@@ -66,6 +67,8 @@ class Empty(BaseModel):
 
 
 class Odd(BaseModel):
+    model_config = ConfigDict(serialize_by_alias=True)
+
     with_dash: int = Field(alias="with-dash")
     digit: str = Field(alias="1st")
     quoted: bool = Field(alias='a "b"\u2028')
@@ -78,6 +81,21 @@ class Odd(BaseModel):
 class Point:
     x: float
     y: float = 0.0
+
+
+class Bill(BaseModel):
+    """What is to be paid."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+    unit_price: Decimal
+    how_many: int = 1
+
+    @computed_field
+    @property
+    def total(self) -> Decimal:
+        """All together."""
+        return self.unit_price * self.how_many
 
 
 class Partial(TypedDict):
@@ -216,3 +234,9 @@ class Jobs(BaseModel):
 @durably.job("a namesake of the map")
 async def count_jobs(step: Step, jobs: list[Jobs]) -> Jobs:
     return jobs[0]
+
+
+@durably.job("pay")
+async def pay(step: Step, input: Bill) -> Bill:
+    """The names that are written are not those that are taken."""
+    return input

@@ -13,6 +13,8 @@ export interface Jobs {
   "grow/tree.v2": { input: GrowTreeV22Input; output: GrowTreeV22Output };
   "größe": { input: GrößeInput; output: GrößeOutput };
   nothing: { input: NothingInput; output: NothingOutput };
+  /** The names that are written are not those that are taken. */
+  pay: { input: PayInput; output: PayOutput };
   untyped: { input: UntypedInput; output: UntypedOutput };
 }
 
@@ -216,7 +218,7 @@ export interface EverythingOutput2 {
   lasting: string;
   /** @format uuid */
   id: string;
-  money: number | string;
+  money: string;
   /** @format binary */
   data: string;
   /** @format path */
@@ -290,6 +292,26 @@ export type GrößeOutput = number | null;
 export type NothingInput = null | undefined;
 
 export type NothingOutput = null;
+
+export type PayInput = Bill;
+
+/** What is to be paid. */
+export interface Bill {
+  unitPrice: number | string;
+  /** @default 1 */
+  howMany?: number;
+}
+
+export type PayOutput = BillOutput;
+
+/** What is to be paid. */
+export interface BillOutput {
+  unit_price: string;
+  /** @default 1 */
+  how_many: number;
+  /** All together. */
+  total: string;
+}
 
 export type UntypedInput = unknown;
 

@@ -59,6 +59,7 @@ function members(output: EverythingOutput) {
   same<typeof output.odd.größe, number>(true);
   same<(typeof output.odd)["1st"], string>(true);
   same<typeof output.partial.sometimes, number | undefined>(true);
+  same<typeof output.money, string>(true);
   same<typeof output.foreign.both.name, string>(true);
   same<typeof output.foreign.both.age, number | undefined>(true);
   same<typeof output.foreign.text_or_number, string | number | null>(true);

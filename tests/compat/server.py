@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Process:
     """``app.py`` on a port of loopback; what it keeps is in ``folder``."""
 
     def __init__(self, folder: Path, bundle: Path) -> None:
-        self.folder, self.port = folder, _free_port()
+        self.folder, self.port = folder, free_port()
         os.link(bundle, folder / "page.js")
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -94,9 +96,3 @@ class Server:
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             return json.load(response)
-
-
-def _free_port() -> int:
-    with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        return any_port.getsockname()[1]

@@ -15,10 +15,11 @@ from typing import Any
 
 import durably.store.sqlite
 from durably import Durably, with_log_persistence
+from durably.databases import DatabaseOptions, store_of
 from durably.runtime import Runtime
 
 from . import faults, jobs, scenarios
-from .oracle import Effects
+from .effects import Effects
 
 logger = logging.getLogger("tests.crash")
 
@@ -42,17 +43,20 @@ def build(config: dict[str, Any], effects: Effects) -> tuple[Durably, faults.Pla
     folder = Path(config["folder"])
     options = dict(config.get("options", {}))
     durability = options.pop("durability", "full")
-    runtime = JumpingRuntime(folder / "jump") if config.get("jumps") else Runtime()
+    runtime = JumpingRuntime(folder / config["jumps"]) if config.get("jumps") else Runtime()
     fault = faults.Fault(**config["fault"]) if config.get("fault") else None
     plan = faults.Plan(fault, config.get("reader", False), config.get("armed", False))
     plan.note = lambda text: effects.write("fault", *text.split())
-    path = str(folder / "runs.db")
-    store = faults.FaultyStore(path, runtime, plan, durability=durability)
+    database = config.get("url") or str(folder / "runs.db")
+    if config.get("url"):
+        store = store_of(database, runtime, DatabaseOptions(durability, False, "", None, False))
+    else:
+        store = faults.FaultyStore(database, runtime, plan, durability=durability)
     faults.plant(config.get("plant"), store)
     if "patience" in config:
         durably.store.sqlite.PATIENCE = config["patience"]
     instance = Durably(
-        path, jobs=jobs.make_jobs(effects, folder), runtime=runtime, store=store, **options
+        database, jobs=jobs.make_jobs(effects, folder), runtime=runtime, store=store, **options
     )
     if config.get("keep_logs"):
         instance.use(with_log_persistence())

@@ -1,4 +1,4 @@
-"""T9: many processes on one file, now and then one of them is killed.
+"""T9: many processes on one file, now and then one of them is killed. (On a server: ``outages``.)
 
 python -m tests.crash.crowd --processes 8 --runs 250 --kills 40 --seed 7
 """
@@ -15,6 +15,7 @@ from .harness import HANG, Child, Nursery, Report, folder, main, until
 from .oracle import World
 
 MOST_WAL = 64_000_000  # bytes
+LEASES = {"heartbeat_interval": 0.5, "stale_threshold": 3.0}
 ORDERS = [{"steps": 5}, {"steps": 5, "ms": 5}, {"steps": 5, "ms": 10, "chat": True}]
 
 
@@ -22,11 +23,18 @@ class Crowd:
     """Workers that all trigger runs of their own, and all execute whatever is due."""
 
     def __init__(
-        self, report: Report, where: Path, nursery: Nursery, processes: int, runs: int
+        self,
+        report: Report,
+        world: World,
+        nursery: Nursery,
+        processes: int,
+        runs: int,
+        **leases: Any,
     ) -> None:
-        self.world = World(where)
+        self.world = world
         self.report, self.nursery = report, nursery
         self.share = -(-runs // processes)
+        self.leases = leases or LEASES
         self.workers: dict[str, Child] = {}
         for i in range(processes):
             self.start(f"p{i}-")
@@ -39,6 +47,7 @@ class Crowd:
         return {
             "role": "work",
             "folder": str(self.world.folder),
+            "url": self.world.url,
             "prefix": prefix,
             "next_key": done,
             "last_key": self.share,
@@ -49,8 +58,7 @@ class Crowd:
                 "max_concurrent_runs": 4,
                 "max_recoveries": 1000,
                 "polling_interval": 0.2,
-                "heartbeat_interval": 0.5,
-                "stale_threshold": 3.0,
+                **self.leases,
             },
             **more,
         }
@@ -69,19 +77,42 @@ class Crowd:
             self.report.found("locked" if "locked" in output else "died", output[-2000:])
         self.nursery.bury(child)
 
+    @property
+    def wanted(self) -> int:
+        """How many runs there will be."""
+        return self.share * len(self.workers)
+
+    def check_alive(self) -> None:
+        for child in self.workers.values():
+            if not child.alive():
+                self.report.found("died", child.output()[-2000:])
+
     def is_done(self) -> bool:
         now = self.world.look(dead=False)
+        self._check_log()
+        self.check_alive()
+        over = [r for r in now.runs.values() if r["status"] in ("completed", "failed")]
+        return len(over) == self.wanted
+
+    def _check_log(self) -> None:
         wal = Path(f"{self.world.database}-wal")
         size = wal.stat().st_size if wal.exists() else 0
         self.report.extra["wal_mb"] = max(self.report.extra.get("wal_mb", 0.0), size / 1e6)
         if size > MOST_WAL:
             self.report.found("wal", f"{size} bytes")
-        for child in self.workers.values():
-            if not child.alive():
-                self.report.found("died", child.output()[-2000:])
-        wanted = self.share * len(self.workers)
-        over = [r for r in now.runs.values() if r["status"] in ("completed", "failed")]
-        return len(over) == wanted
+
+    def close(self) -> None:
+        """The end: no process is left, and every run is completed."""
+        for child in list(self.workers.values()):
+            child.kill()
+            self.bury(child)
+        now = self.world.look()
+        self.world.check_order(now)
+        self.world.check_completed(now)
+        if len(now.runs) != self.wanted:
+            self.report.found("lost", f"{len(now.runs)} runs of {self.wanted}")
+        self.report.take(self.world)
+        self.world.close()
 
 
 def run(processes: int = 8, runs: int = 250, kills: int = 40, seed: int = 7) -> Report:
@@ -90,7 +121,7 @@ def run(processes: int = 8, runs: int = 250, kills: int = 40, seed: int = 7) -> 
     chance = random.Random(seed)
     started = time.monotonic()
     with folder("crowd") as where, Nursery(ahead=2) as nursery:
-        crowd = Crowd(report, where, nursery, processes, runs)
+        crowd = Crowd(report, World(where), nursery, processes, runs)
         end = time.monotonic() + 3 * HANG
         done = False
         while not (done and report.faults["SIGKILL"] >= kills) and time.monotonic() < end:
@@ -102,15 +133,7 @@ def run(processes: int = 8, runs: int = 250, kills: int = 40, seed: int = 7) -> 
             done = crowd.is_done()
         if not done:
             report.found("stuck", "runs are left")
-        for child in list(crowd.workers.values()):
-            child.kill()
-            crowd.bury(child)
-        now = crowd.world.look()
-        crowd.world.check_order(now)
-        crowd.world.check_completed(now)
-        if len(now.runs) != crowd.share * processes:
-            report.found("lost", f"{len(now.runs)} runs of {crowd.share * processes}")
-        report.take(crowd.world)
+        crowd.close()
     report.seconds = time.monotonic() - started
     return report
 

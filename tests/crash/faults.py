@@ -15,8 +15,9 @@ from typing import Any
 
 from durably.runtime import Runtime
 from durably.store import sqlite
-from durably.store.base import Lease
+from durably.store.base import Lease, Store
 from durably.store.sqlite import SQLiteStore
+from tests.planting import rewrite
 
 ERRORS = {
     "full": (sqlite3.SQLITE_FULL, "database or disk is full"),
@@ -122,27 +123,27 @@ class FaultyStore(SQLiteStore):
 # -- planted bugs: a harness that cannot see these proves nothing
 
 
-def plant(bug: str | None, store: SQLiteStore) -> None:
+def plant(bug: str | None, store: Store) -> None:
     """Break a store in a known way."""
     if bug is not None:
         PLANTS[bug](store)
 
 
-def _no_fence(store: SQLiteStore) -> None:
+def _no_fence(store: Store) -> None:
     """A worker that lost its lease may go on writing."""
-    for name in ("record", "complete", "fail", "release"):
-        text = store._statements[name]
-        store._statements[name] = text.replace("and lease_token = :token", "")
-    text = store._statements["progress"]
-    store._statements["progress"] = text.replace("and lease_token = :token", "")
+    for name in ("record", "complete", "fail", "release", "progress"):
+        rewrite(store, name, "and lease_token = :token", "")
+    if not isinstance(store, SQLiteStore):
+        for name in ("record", "complete", "fail", "release", "progress"):
+            rewrite(store, f"{name}_all", "and held.lease_token = given.token", "")
 
 
-def _no_renewal(store: SQLiteStore) -> None:
+def _no_renewal(store: Store) -> None:
     """Leases run out under live workers."""
     store.renew = lambda *_: None  # type: ignore[method-assign]
 
 
-def _forgets_checkpoints(store: SQLiteStore) -> None:
+def _forgets_checkpoints(store: Store) -> None:
     """A resumed run starts from nothing."""
 
     async def checkpoints(run_id: str) -> dict[str, Any]:
@@ -151,8 +152,15 @@ def _forgets_checkpoints(store: SQLiteStore) -> None:
     store.checkpoints = checkpoints  # type: ignore[method-assign]
 
 
-def _replays_blindly(store: SQLiteStore) -> None:
+def _replays_blindly(store: Store) -> None:
     """A step whose commit's outcome is unknown is written a second time."""
+    if not isinstance(store, SQLiteStore):
+        from durably.store.postgres import batch
+
+        async def already_done(*_: Any) -> list[Any]:
+            return []
+
+        batch._already_done = already_done
     real = sqlite.sql.record
 
     def record(lease: Lease, entry: Any, *, replay: bool = False) -> Any:
@@ -161,7 +169,7 @@ def _replays_blindly(store: SQLiteStore) -> None:
     sqlite.sql.record = record  # type: ignore[assignment]
 
 
-def _commits_late(store: SQLiteStore) -> None:
+def _commits_late(store: Store) -> None:
     """Steps are acknowledged before they are in the file."""
     real = store.record
 
@@ -183,7 +191,7 @@ def _commits_late(store: SQLiteStore) -> None:
     store.record = record  # type: ignore[method-assign,assignment]
 
 
-def _loses_triggers(store: SQLiteStore) -> None:
+def _loses_triggers(store: Store) -> None:
     """Runs are acknowledged before they are in the file."""
     real = store.enqueue
 
@@ -208,11 +216,20 @@ def _loses_triggers(store: SQLiteStore) -> None:
     store.enqueue = enqueue  # type: ignore[method-assign]
 
 
-PLANTS: dict[str, Callable[[SQLiteStore], None]] = {
+def _asks_the_host(store: Store) -> None:
+    """Leases on a server are measured by the clock of whoever asks."""
+    from durably.store.postgres.statements import DIALECT, Statements
+
+    wrong = Statements("", DIALECT._replace(now="cast(:now as bigint)"))
+    store._statements._named.update(wrong._named)  # type: ignore[attr-defined]
+
+
+PLANTS: dict[str, Callable[[Store], None]] = {
     "no_fence": _no_fence,
     "no_renewal": _no_renewal,
     "forgets_checkpoints": _forgets_checkpoints,
     "replays_blindly": _replays_blindly,
+    "asks_the_host": _asks_the_host,
     "commits_late": _commits_late,
     "loses_triggers": _loses_triggers,
 }

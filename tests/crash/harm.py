@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ class Fleet:
         workers: int,
         options: dict[str, Any],
         settings: dict[str, Any] | None = None,
+        url: str = "",
+        each: Callable[[int], dict[str, Any]] = lambda _: {},
     ) -> None:
         self.settings = settings or {}
-        self.world = World(where)
+        self.each = each
+        self.world = World(where, url=url)
         self.report, self.nursery = report, nursery
         self.options = {**OPTIONS, **options}
         self.workers: list[Child | None] = [None] * workers
@@ -42,6 +45,7 @@ class Fleet:
             {
                 "role": "work",
                 "folder": str(self.world.folder),
+                "url": self.world.url,
                 "active": len(orders) + 1,
                 "last_key": len(orders),
                 "orders": orders,
@@ -81,8 +85,10 @@ class Fleet:
             {
                 "role": "work",
                 "folder": str(self.world.folder),
+                "url": self.world.url,
                 "options": self.options,
                 **self.settings,
+                **self.each(i),
             }
         )
 

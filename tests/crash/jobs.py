@@ -15,7 +15,7 @@ from uuid import uuid4
 from durably import Durably, Retry, Step, SyncStep
 from durably.job import Job, job
 
-from .oracle import Effects
+from .effects import Effects
 
 Order = dict[str, Any]
 """What a run is to do:

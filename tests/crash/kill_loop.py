@@ -1,6 +1,7 @@
 """T2: a worker under a killer, with an oracle outside.
 
 python -m tests.crash.kill_loop --kills 1000 --seed 7
+python -m tests.crash.kill_loop --kills 100 --database postgresql
 """
 
 from __future__ import annotations
@@ -13,13 +14,22 @@ from typing import Any
 
 from .harness import Child, Nursery, Report, folder, main, until
 from .oracle import World
+from .place import SQLITE, name_of, new_database
+
+# By whether the database is on a server. On a file, a dead process's leases are ended by the next one at once.
+LEASES = (
+    {"heartbeat_interval": 0.5, "stale_threshold": 2.0},
+    {"heartbeat_interval": 0.25, "stale_threshold": 1.0},
+)
 
 
 class Killer:
     """Kills a worker again and again, and looks at what is left before each restart."""
 
-    def __init__(self, report: Report, where: Path, concurrency: int, plant: str | None) -> None:
-        self.world = World(where)
+    def __init__(
+        self, report: Report, where: Path, url: str, concurrency: int, plant: str | None
+    ) -> None:
+        self.world = World(where, url=url)
         self.report = report
         self.random = random.Random(report.seed)
         self.concurrency = concurrency
@@ -29,6 +39,7 @@ class Killer:
         return {
             "role": "work",
             "folder": str(self.world.folder),
+            "url": self.world.url,
             "next_key": len(self.world.acked),
             "active": self.concurrency + 1,
             "orders": [{"steps": 12, "ms": 12}, {"steps": 8, "ms": 25, "chat": True}, {"steps": 5}],
@@ -38,8 +49,7 @@ class Killer:
                 "max_concurrent_runs": self.concurrency,
                 "max_recoveries": 1000,
                 "polling_interval": 0.2,
-                "heartbeat_interval": 0.5,
-                "stale_threshold": 2.0,
+                **LEASES[bool(self.world.url)],
             },
             **more,
         }
@@ -83,12 +93,16 @@ class Killer:
             self.report.found("duplicated", f"{self.world.repeats} repeats, at most {most}")
 
 
-def run(kills: int = 300, seed: int = 7, concurrency: int = 1, plant: str | None = None) -> Report:
+def run(
+    kills: int = 300, seed: int = 7, concurrency: int = 1, plant: str | None = None,
+    database: str = SQLITE,
+) -> Report:  # fmt: skip
     """The whole loop."""
-    report = Report("kill_loop", seed, {"kills": kills, "concurrency": concurrency})
+    options = {"kills": kills, "concurrency": concurrency, "database": name_of(database)}
+    report = Report("kill_loop", seed, options)
     started = time.monotonic()
-    with folder("kill") as where, Nursery() as nursery:
-        killer = Killer(report, where, concurrency, plant)
+    with folder("kill") as where, new_database(database) as url, Nursery() as nursery:
+        killer = Killer(report, where, url, concurrency, plant)
         for _ in range(kills):
             child = nursery.take()
             killer.strike(child)
@@ -96,6 +110,7 @@ def run(kills: int = 300, seed: int = 7, concurrency: int = 1, plant: str | None
             if plant and killer.world.wrong:
                 break
         killer.finish(nursery.take())
+        killer.world.close()
     report.seconds = time.monotonic() - started
     return report
 
@@ -106,4 +121,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--plant")
+    parser.add_argument("--database", default=SQLITE)
     main(run, parser)

@@ -1,21 +1,19 @@
-"""The truth about what happened: a file of effects, and the database read with plain sqlite3.
+"""The truth about what happened: a file of effects, and the database as the harness itself reads it.
 
 The effects file is opened O_APPEND by every process under test and gets one line for each thing that
 cannot be taken back: a step's body began, a caller was told something. The harness compares it with
-the database, which it reads itself, knowing nothing of the product but its two tables.
+the database (``place``), knowing nothing of the product but its two tables.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sqlite3
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .place import Journaled, Place, Snapshot, place_of
 
 FINAL = ("run:complete", "run:fail", "run:cancel")
 STATUS_AFTER = {
@@ -29,89 +27,12 @@ STATUS_AFTER = {
 }
 
 
-class Effects:
-    """The writing side: lines that survive whatever happens to the writer."""
-
-    def __init__(self, path: str | Path) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
-
-    def write(self, kind: str, *words: object) -> None:
-        line = " ".join([kind, str(os.getpid()), *map(str, words)])
-        os.write(self._descriptor, line.encode() + b"\n")
-
-
 class Line(NamedTuple):
     """A line of the effects file."""
 
     kind: str
     pid: int
     words: list[str]
-
-
-class Journaled(NamedTuple):
-    """A line of the journal."""
-
-    position: int
-    run_id: str
-    seq: int
-    type: str
-    step: str | None
-    step_index: int | None
-    attempt: int
-    data: str | None
-
-
-@dataclass
-class Snapshot:
-    """The database as the harness read it."""
-
-    runs: dict[str, dict[str, Any]]
-    journal: dict[str, list[Journaled]]
-    integrity: str
-
-    @property
-    def committed(self) -> set[tuple[str, str]]:
-        return {
-            (line.run_id, line.step or "")
-            for lines in self.journal.values()
-            for line in lines
-            if line.type == "step:complete"
-        }
-
-
-def read_database(path: Path, *, copy: bool = True) -> Snapshot:
-    """Read a database; ``copy`` leaves the recovery of a dead process's log to the engine."""
-    if not path.exists():
-        return Snapshot({}, {}, "ok")
-    if not copy:
-        return _read(f"file:{path}?mode=ro")
-    with tempfile.TemporaryDirectory(prefix="dur") as scratch:
-        for suffix in ("", "-wal"):
-            if (source := Path(f"{path}{suffix}")).exists():
-                shutil.copy(source, Path(scratch) / f"copy{suffix}")
-        return _read(f"file:{scratch}/copy?mode=rw")
-
-
-def _read(uri: str) -> Snapshot:
-    connection = sqlite3.connect(uri, uri=True, timeout=30.0, isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    try:
-        connection.execute("begin")
-        tables = {row[0] for row in connection.execute("select name from sqlite_master")}
-        if not {"durably_runs", "durably_journal"} <= tables:
-            return Snapshot({}, {}, "ok")
-        runs = {row["id"]: dict(row) for row in connection.execute("select * from durably_runs")}
-        journal: dict[str, list[Journaled]] = defaultdict(list)
-        rows = connection.execute(
-            "select position, run_id, seq, type, step, step_index, attempt, data"
-            " from durably_journal order by position"
-        )
-        for row in rows:
-            journal[row["run_id"]].append(Journaled._make(tuple(row)))
-        integrity = connection.execute("pragma integrity_check").fetchone()[0]
-        return Snapshot(runs, dict(journal), integrity)
-    finally:
-        connection.close()
 
 
 @dataclass
@@ -121,6 +42,9 @@ class World:
     folder: Path
     apart: Path | None = None
     """The effects file, where it is not beside the database."""
+    url: str = ""
+    """Of a PostgreSQL database; "" for a file in the folder."""
+    place: Place = field(init=False)
     wrong: Counter[str] = field(default_factory=Counter)
     samples: list[str] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
@@ -138,6 +62,9 @@ class World:
     """Runs whose deletion was asked for; whether it was done is not known yet."""
     _offset: int = 0
     _committed: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.place = place_of(self.folder, self.url)
 
     @property
     def database(self) -> Path:
@@ -159,6 +86,10 @@ class World:
         self.wrong[what] += 1
         if len(self.samples) < 20:
             self.samples.append(f"{what}: {detail}")
+
+    def close(self) -> None:
+        """Disconnect from the database."""
+        self.place.close()
 
     # -- observing
 
@@ -207,7 +138,7 @@ class World:
         committed before it.
         """
         self.new_lines()
-        snapshot = read_database(self.database, copy=dead)
+        snapshot = self.place.read(dead=dead)
         if not dead:  # whoever wrote to the database wrote to the effects before
             self.new_lines()
         if dead:

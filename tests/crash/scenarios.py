@@ -17,8 +17,8 @@ from durably.errors import (
     StorageUnavailableError,
 )
 
+from .effects import Effects
 from .faults import Plan
-from .oracle import Effects
 
 
 class Caller:

@@ -8,19 +8,20 @@ import pytest
 
 from . import harm
 from .harness import Nursery, Report, folder, until
+from .place import POSTGRES, new_database
 
 HOUR = 3_600_000
-CLOCK = {"jumps": True}
+CLOCK = {"jumps": "clock"}
 
 
 class Clock:
-    """The wall clock of every process in a folder."""
+    """The wall clock of the processes in a folder that follow it."""
 
     def __init__(self, where: Path) -> None:
-        self._file = where / "jump"
+        self._file = where / "clock"
 
     def jump(self, milliseconds: int) -> None:
-        new = self._file.with_name("jump.new")
+        new = self._file.with_name("clock.new")
         new.write_text(str(milliseconds))
         new.rename(self._file)
 
@@ -70,3 +71,45 @@ def test_t12_nobody_waits_for_the_clock_to_come_back() -> None:
         fleet.world.check_completed(now)
         report.take(fleet.world)
     report.check()
+
+
+JUMPS = [45_000, -60_000, HOUR, -HOUR]
+
+
+def jump_on_a_server(plant: str | None = None) -> Report:
+    """Two workers; the clock of one of them is wrong all the time, and always differently."""
+    report = Report("clock", options={"jumps": JUMPS, "database": POSTGRES})
+    with (
+        folder("clock") as where, new_database(POSTGRES) as url, Nursery() as nursery,
+    ):  # fmt: skip
+        clock = Clock(where)
+        clock.jump(0)
+        options = {"heartbeat_interval": 0.3, "stale_threshold": 2.0, "max_concurrent_runs": 2}
+        fleet = harm.Fleet(
+            report, where, nursery, 2, options, {"plant": plant}, url, lambda i: CLOCK if i else {}
+        )
+        fleet.trigger([{"steps": 6, "ms": 500}] * 10)
+        fleet.start()
+        until(lambda: fleet.begun() >= 4, "no steps begin")
+        for jump in JUMPS:
+            clock.jump(jump)
+            time.sleep(1)
+        fleet.run()
+        fleet.close()
+        now = fleet.world.look()
+        fleet.world.check_order(now)
+        fleet.world.check_completed(now)
+        stolen = [id for id, row in now.runs.items() if row["generation"] > 1]
+        if stolen:
+            report.found("stolen", f"{stolen} were taken from a worker that lives")
+        report.take(fleet.world)
+        fleet.world.close()
+    return report
+
+
+def test_t12_on_a_server_nobody_asks_the_clock_of_a_host() -> None:
+    jump_on_a_server().check()
+
+
+def test_t12_a_store_that_asks_the_clock_of_a_host_is_found_out() -> None:
+    assert jump_on_a_server(plant="asks_the_host").wrong["stolen"]

@@ -5,6 +5,7 @@ import pytest
 from tests.tier import by_tier
 
 from . import kill_loop
+from .place import POSTGRES
 
 
 def test_kill_loop_one_run_at_a_time() -> None:
@@ -15,6 +16,12 @@ def test_kill_loop_one_run_at_a_time() -> None:
 
 def test_kill_loop_four_runs_at_a_time() -> None:
     kill_loop.run(kills=by_tier(quick=20, ci=100, soak=1000), seed=8, concurrency=4).check()
+
+
+def test_kill_loop_on_a_server() -> None:
+    kills = by_tier(quick=6, ci=40, soak=1000)
+    report = kill_loop.run(kills=kills, seed=9, concurrency=2, database=POSTGRES)
+    report.check()
 
 
 @pytest.mark.parametrize("bug", ["forgets_checkpoints", "commits_late", "loses_triggers"])

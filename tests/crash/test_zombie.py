@@ -5,6 +5,7 @@ import pytest
 from tests.tier import by_tier
 
 from . import zombie
+from .place import POSTGRES, SQLITE
 
 
 def test_zombies() -> None:
@@ -13,8 +14,15 @@ def test_zombies() -> None:
     assert report.recovery, "no run was taken over"
 
 
-def test_the_zombie_loop_finds_a_planted_bug() -> None:
-    assert zombie.run(cycles=30, seed=7, plant="no_fence").violations
+def test_zombies_on_a_server() -> None:
+    report = zombie.run(cycles=by_tier(quick=4, ci=15, soak=300), seed=8, database=POSTGRES)
+    report.check()
+    assert report.recovery, "no run was taken over"
+
+
+@pytest.mark.parametrize("database", [SQLITE, POSTGRES])
+def test_the_zombie_loop_finds_a_planted_bug(database: str) -> None:
+    assert zombie.run(cycles=30, seed=7, plant="no_fence", database=database).violations
 
 
 @pytest.mark.soak

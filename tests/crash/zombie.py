@@ -1,6 +1,7 @@
 """T3: a worker is stopped beyond its lease, another takes its runs over, the first wakes up.
 
 python -m tests.crash.zombie --cycles 100 --seed 7
+python -m tests.crash.zombie --cycles 30 --database postgresql
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import argparse
 import random
 import signal
-import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 from .harness import Child, Nursery, Report, folder, main, until
 from .oracle import World
+from .place import SQLITE, name_of, new_database
 
 LEASES = {
     "max_concurrent_runs": 2,
@@ -26,10 +27,12 @@ LEASES = {
 
 
 class Graveyard:
-    """Two workers on one file, of which now and then one is stopped."""
+    """Two workers on one database, of which now and then one is stopped."""
 
-    def __init__(self, report: Report, where: Path, nursery: Nursery, plant: str | None) -> None:
-        self.world = World(where)
+    def __init__(
+        self, report: Report, where: Path, url: str, nursery: Nursery, plant: str | None
+    ) -> None:
+        self.world = World(where, url=url)
         self.report = report
         self.random = random.Random(report.seed)
         self.nursery = nursery
@@ -40,6 +43,7 @@ class Graveyard:
         return {
             "role": "work",
             "folder": str(self.world.folder),
+            "url": self.world.url,
             "prefix": prefix,
             "active": 3,
             "orders": [{"steps": 6, "ms": 60, "chat": True}, {"steps": 4, "ms": 150}],
@@ -90,19 +94,7 @@ class Graveyard:
 
     def _held(self, worker: Child) -> set[str] | None:
         """The runs that a stopped worker holds; None when it holds the file's write lock as well."""
-        connection = sqlite3.connect(self.world.database, timeout=0.2, isolation_level=None)
-        try:
-            connection.execute("begin immediate")
-            rows = connection.execute(
-                "select id from durably_runs where status = 'running' and lease_owner like ?",
-                (f"{worker.pid}-%",),
-            ).fetchall()
-            connection.execute("rollback")
-        except sqlite3.OperationalError:
-            return None
-        finally:
-            connection.close()
-        return {row[0] for row in rows}
+        return self.world.place.held(worker.pid)
 
     def _taken(self, worker: Child, held: set[str]) -> bool:
         now = self._held(worker)
@@ -122,14 +114,17 @@ class Graveyard:
         self.world.check_order(now)
         self.world.check_completed(now)
         self.report.take(self.world)
+        self.world.close()
 
 
-def run(cycles: int = 30, seed: int = 7, plant: str | None = None) -> Report:
+def run(
+    cycles: int = 30, seed: int = 7, plant: str | None = None, database: str = SQLITE
+) -> Report:
     """The whole loop."""
-    report = Report("zombie", seed, {"cycles": cycles, **LEASES})
+    report = Report("zombie", seed, {"cycles": cycles, "database": name_of(database), **LEASES})
     started = time.monotonic()
-    with folder("zombie") as where, Nursery() as nursery:
-        graveyard = Graveyard(report, where, nursery, plant)
+    with folder("zombie") as where, new_database(database) as url, Nursery() as nursery:
+        graveyard = Graveyard(report, where, url, nursery, plant)
         for _ in range(cycles):
             graveyard.cycle()
             if plant and graveyard.world.wrong:
@@ -144,4 +139,5 @@ if __name__ == "__main__":
     parser.add_argument("--cycles", type=int, default=100)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--plant")
+    parser.add_argument("--database", default=SQLITE)
     main(run, parser)

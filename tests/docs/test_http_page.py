@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durably.handle import MAX_LABELS
-from durably.http import message, prometheus, routes, sse, wire
+from durably.http import message, prometheus, routes, sse, strict_json
 from durably.http.openapi import shapes
 from durably.http.streams import Limits
 from durably.metrics import Metrics
@@ -142,7 +142,7 @@ def test_the_limits() -> None:
             message.MAX_QUERY,
             f"{message.MAX_QUERY // 1024} KiB, {message.MAX_PARAMETERS} parameters",
         ),
-        (wire.MAX_DEPTH, f"{wire.MAX_DEPTH}, {wire.MAX_KEYS:,}"),
+        (strict_json.MAX_DEPTH, f"{strict_json.MAX_DEPTH}, {strict_json.MAX_KEYS:,}"),
         (routes.MAX_LIMIT, f"runs of a page|{routes.MAX_LIMIT}|"),
         (limits.streams, f"{limits.streams}, {limits.streams_per_principal}|"),
         (sse.MAX_FRAMES, f"{sse.MAX_FRAMES} frames, {sse.MAX_BYTES // 2**10} KiB"),

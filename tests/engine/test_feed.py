@@ -19,7 +19,7 @@ from durably.watchers import MAX_QUEUED, MAX_WEIGHT, Watcher, weigh
 
 Make = Callable[..., Any]
 Told = list[events.AnyEvent | events.Resync]
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

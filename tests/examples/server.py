@@ -17,12 +17,13 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tests.ports import free_port
 from tests.tier import TIER
 
 ROOT = Path(__file__).parents[2]
 CI = pytest.mark.skipif(TIER == "quick", reason="the ci tier's")
 API = "/api/durably"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Frame(NamedTuple):
@@ -36,7 +37,7 @@ class Server:
     """``command`` on a port of loopback: ``{port}`` in it and in the environment is replaced."""
 
     def __init__(self, command: Sequence[str], cwd: Path = ROOT, **env: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = env
         self._command, self._cwd = command, cwd
@@ -146,9 +147,3 @@ def _lines(answer: http.client.HTTPResponse) -> Iterator[str]:
     with suppress(OSError, http.client.HTTPException):  # it died
         while line := answer.readline():
             yield line.decode().rstrip("\n")
-
-
-def _free_port() -> int:
-    with socket.socket() as any_port:
-        any_port.bind(("127.0.0.1", 0))
-        return any_port.getsockname()[1]

@@ -17,7 +17,7 @@ from werkzeug.serving import make_server
 @asynccontextmanager
 async def serve(app: Any, **options: Any) -> AsyncGenerator[str, None]:
     """uvicorn, with the application's lifespan; gives its address."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = _listen()
     config = uvicorn.Config(
         app, **{"log_config": None, "lifespan": "on", "timeout_graceful_shutdown": 5, **options}
     )
@@ -38,7 +38,7 @@ async def serve(app: Any, **options: Any) -> AsyncGenerator[str, None]:
 @contextmanager
 def serve_in_thread(app: Any) -> Generator[str, None, None]:
     """``serve``, for those who do not await."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = _listen()
     config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],))
@@ -52,6 +52,14 @@ def serve_in_thread(app: Any) -> Generator[str, None, None]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def _listen() -> socket.socket:
+    """As uvicorn would by itself. ``socket.create_server`` does not say that it is TCP: asyncio then leaves
+    Nagle's algorithm on, and each answer waits 40 ms for the client's delayed acknowledgement."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    return listener
 
 
 @contextmanager

@@ -413,13 +413,13 @@ def test_s15_connections_are_bounded():
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://u:hunter2@db/x", "mysql://u:hunter2@db/x", "sqlite+x://hunter2"]
+    "url", ["postgresql://u:hunter2/@db/x", "mysql://u:hunter2@db/x", "sqlite+x://hunter2"]
 )
 async def test_s16_secrets_stay_inside(durably, jobs, asker, url, caplog):
     """What jobs are given is kept as it is: what must not be kept, must not be given. A hook that
     redacts values is not offered."""
     with pytest.raises(ConfigurationError) as error:
-        Durably(url)
+        await Durably(url).init()
     assert "hunter2" not in str(error.value)
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/jobs"):
         body = (await asker.get(path)).body

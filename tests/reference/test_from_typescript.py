@@ -1,4 +1,4 @@
-"""Each row of docs/reference/from-typescript.md has one test here, and each test a row."""
+"""Each row of docs/reference/from-typescript.md has one test here and each test a row, or names a test elsewhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "reference" / "from-typescript.md"
+ROOT = HERE.parents[1]
+PAGE = ROOT / "docs" / "reference" / "from-typescript.md"
 
 
 def rows() -> list[str]:
@@ -43,3 +46,17 @@ def test_every_row_has_three_filled_cells() -> None:
             assert len(cells) == 4, line
             assert all(cells), line
             assert cells[3].endswith("."), line
+
+
+@pytest.mark.parametrize("letter", ["H", "R"])
+def test_rows_about_http_and_react_name_a_test(letter: str) -> None:
+    found = re.findall(rf"^\| ({letter}\d{{3}}) \|(.*)\|$", PAGE.read_text(), re.MULTILINE)
+    assert [id for id, _ in found] == [f"{letter}{n:03}" for n in range(1, len(found) + 1)]
+    for id, line in found:
+        documented, here, proof = (cell.strip() for cell in line.split(" | "))
+        assert documented, id
+        assert here.endswith("."), id
+        path, _, name = proof.partition(" › ")
+        text = (ROOT / path).read_text()
+        ways = [f"def {name}("] if path.endswith(".py") else [f'("{name}", ', f"(`{name}`, "]
+        assert any(way in text for way in ways), f"{id}: {path} has no test {name!r}"

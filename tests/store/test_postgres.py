@@ -198,6 +198,7 @@ def test_options_of_a_server_are_refused_for_a_file():
             "postgresql://host/db?user=me&password=s3cret",
             "postgresql://host/db?user=me&password=***",
         ),
+        ("postgresql://me:s3/c:r@t@host/db", "postgresql://me:***@host/db"),
         ("jobs.db", "jobs.db"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
     ],

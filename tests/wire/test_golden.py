@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from durably.codec import PLAIN
 from durably.events import EVENT_TYPES
-from durably.http import wire
+from durably.http import strict_json, wire
 from durably.http.openapi import REFUSALS, describe
 from durably.http.sse import LONG_RETRY, PING, frame, retry_hint
 from durably.http.wire import CURRENT, VOCABULARIES, ErrorPolicy, Vocabulary
@@ -101,7 +101,8 @@ FILES: dict[str, Callable[[], Mapping[str, Any]]] = {
 def text_of(content: Mapping[str, Any]) -> str:
     """A file: the JSON of the wire, a line for each sample."""
     lines = [
-        f"{json.dumps(name)}: {wire.dump(sample).decode()}" for name, sample in content.items()
+        f"{json.dumps(name)}: {strict_json.dump(sample).decode()}"
+        for name, sample in content.items()
     ]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
@@ -126,7 +127,7 @@ def golden(name: str) -> dict[str, Any]:
 
 def as_told(value: Any) -> Any:
     """A value as it comes out of the wire: integers that JavaScript cannot hold are text."""
-    return json.loads(wire.dump(value))
+    return json.loads(strict_json.dump(value))
 
 
 @pytest.mark.parametrize("name", samples.RUNS)

@@ -33,7 +33,7 @@ export interface RunFilter {
   status?: RunStatus | readonly RunStatus[] | undefined;
   /** With all of these labels. */
   labels?: Record<string, string> | undefined;
-  /** At most so many: 50 unless said, 200 at most. */
+  /** At most so many: 50 unless said. The server gives 200 at once; more are asked for in parts. */
   limit?: number | undefined;
   /** Leave out so many of the newest. */
   offset?: number | undefined;
@@ -59,6 +59,7 @@ export function several<T extends string>(
 /** More lines of a run than these are not kept here. */
 export const MAX_LOGS = 10_000;
 const LOGS_AT_ONCE = 1_000;
+const RUNS_AT_ONCE = 200;
 
 /** One request each; nothing is kept. */
 export class Api {
@@ -79,7 +80,20 @@ export class Api {
   }
 
   /** Runs, newest first, and where to go on. */
-  async page(filter: RunFilter = {}, options?: Options): Promise<Page> {
+  async page({ limit, ...filter }: RunFilter = {}, options?: Options): Promise<Page> {
+    const runs: Run[] = [];
+    for (let from = filter; ; ) {
+      const left = limit && Math.min(limit - runs.length, RUNS_AT_ONCE);
+      const part = await this.#part({ limit: left, ...from }, options);
+      runs.push(...part.runs);
+      const { nextCursor } = part;
+      const isFull = part.runs.length === RUNS_AT_ONCE && runs.length !== limit;
+      if (nextCursor === null || !isFull) return { runs, nextCursor };
+      from = { ...filter, offset: undefined, cursor: nextCursor };
+    }
+  }
+
+  async #part(filter: RunFilter, options?: Options): Promise<Page> {
     const { jobName, status, labels, ...numbers } = filter;
     const query = queryOf({ jobNames: several(jobName), labels });
     for (const word of several(status) ?? []) query.append("status", word);

@@ -12,7 +12,7 @@ export interface UseRunsOptions extends Server {
   status?: RunStatus | readonly RunStatus[] | undefined;
   /** With all of these labels. */
   labels?: Record<string, string> | undefined;
-  /** Rows of a page: 10 unless said, 200 at most. */
+  /** Rows of a page: 10 unless said. More than 200 are read in parts. */
   pageSize?: number | undefined;
   /** Keep the list up to date; true unless said. */
   realtime?: boolean | undefined;

@@ -367,6 +367,29 @@ test("waiting ends with a signal, a failure, a cancellation, an unknown run", as
   await expect(client.wait("x")).rejects.toMatchObject({ code: "run_not_found" });
 });
 
+test("a long page is asked for in parts, each where the one before ended", async () => {
+  const all = Array.from({ length: 450 }, (_, n) => aRun(`r${n}`, "completed"));
+  server.on("/runs", ({ query }, response) => {
+    const from = Number(query.get("cursor") ?? query.get("offset"));
+    const to = from + Number(query.get("limit"));
+    if (to < all.length) response.setHeader("durably-next-cursor", String(to));
+    return all.slice(from, to);
+  });
+  const asked = () => server.asked.splice(0).map(({ query }) => query.toString());
+  const page = await client.page({ jobName: "job", limit: 401, offset: 20 });
+  expect(page.runs).toEqual(all.slice(20, 421));
+  expect(page.nextCursor).toBe("421");
+  expect(asked()).toEqual([
+    "jobName=job&limit=200&offset=20",
+    "jobName=job&limit=200&cursor=220",
+    "jobName=job&limit=1&cursor=420",
+  ]);
+  expect((await client.page({ limit: 1_000 })).runs).toEqual(all);
+  expect(asked()).toHaveLength(3);
+  expect((await client.page({ limit: 200, cursor: "250" })).nextCursor).toBe(null);
+  expect(asked()).toEqual(["limit=200&cursor=250"]);
+});
+
 test("a page tells where the next begins, and a missing run is null", async () => {
   server.on("/runs", (_, response) => {
     response.setHeader("durably-next-cursor", "c");

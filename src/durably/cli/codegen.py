@@ -13,10 +13,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-from pydantic.errors import PydanticInvalidForJsonSchema
-
-from ..codec import Codec
-from ..http.wire import MAX_SAFE
+from ..http.strict_json import MAX_SAFE
 from ..job import Job
 from .target import load_durably
 
@@ -78,10 +75,10 @@ class _Module:
         input, output = f"{stem}Input", f"{stem}Output"
         self._taken |= {input, output}
         if job.takes_input:
-            self._declare(input, _schema(job.input), "Input")
+            self._declare(input, job.input.schema(), "Input")
         else:
             self.texts.append(f"export type {input} = null | undefined;\n")
-        self._declare(output, _always_there(_schema(job.output)), "Output")
+        self._declare(output, job.output.schema(written=True), "Output")
         return input, output
 
     def _declare(self, name: str, schema: Schema, role: str) -> None:
@@ -230,13 +227,6 @@ class _Printer:
         return _union(map(_literal, values)).text
 
 
-def _schema(codec: Codec[Any]) -> Schema:
-    try:
-        return codec.schema()
-    except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
-        return {}
-
-
 def _named(schema: Schema) -> Schema:
     """A schema whose own model is among its definitions, as the models are that it names."""
     title, definitions = str(schema.get("title", "")), schema.get("$defs", {})
@@ -244,24 +234,6 @@ def _named(schema: Schema) -> Schema:
         return schema
     model = {key: value for key, value in schema.items() if key != "$defs"}
     return {"$ref": f"{_DEFINITIONS}{_escaped(title)}", "$defs": {title: model, **definitions}}
-
-
-def _always_there(schema: Any) -> Any:
-    """A schema of what a job gives: what has a default may be left out of an input, never of an output."""
-    if isinstance(schema, list):
-        return [_always_there(item) for item in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    found = {key: _always_there(value) for key, value in cast("dict[str, Any]", schema).items()}
-    properties = found.get("properties")
-    if found.get("type") == "object" and isinstance(properties, dict):
-        members = cast("dict[str, Any]", properties)
-        filled = [
-            name for name, value in members.items() if value is not True and "default" in value
-        ]
-        if filled:
-            found["required"] = [*found.get("required", []), *filled]
-    return found
 
 
 def _meaning(key: str, definitions: Mapping[str, Schema]) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from ..state import Status
-from . import runs, serve, work
+from . import bundle, runs, serve, work
 from .codegen import codegen
 from .doctor import doctor
 from .remote import TOKEN, URL, header
@@ -108,6 +108,7 @@ def build_parser() -> Parser:
     _add_worker(commands)
     _add_serve(commands)
     _add_codegen(commands)
+    _add_bundle(commands)
     _add_runs(commands)
     _add_history(commands)
     _add_upkeep(commands)
@@ -195,6 +196,12 @@ def _add_codegen(commands: Commands) -> None:
     parser = _add(commands, "codegen", codegen, what, example)
     parser.add_argument("language", choices=["ts"], help="TypeScript")
     parser.add_argument("durably", metavar="MODULE:DURABLY", help="the instance with the jobs")
+
+
+def _add_bundle(commands: Commands) -> None:
+    what = "write all that a page needs to run jobs in the browser: Pyodide, the wheels, the worker"
+    example = "durably browser-bundle public/durably"
+    bundle.add_arguments(_add(commands, "browser-bundle", bundle.browser_bundle, what, example))
 
 
 def _add_runs(commands: Commands) -> None:

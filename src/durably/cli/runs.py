@@ -8,9 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PydanticInvalidForJsonSchema
-
-from ..codec import Codec
 from ..durably import Durably
 from ..errors import RunNotFoundError
 from ..events import LogWrite
@@ -297,8 +294,8 @@ def _of_app(spec: str) -> list[dict[str, Any]]:
             "name": job.name,
             "sync": job.is_sync,
             "takes_input": job.takes_input,
-            "input_schema": _schema(job.input),
-            "output_schema": _schema(job.output),
+            "input_schema": job.input.schema(),
+            "output_schema": job.output.schema(written=True),
         }
         for job in (handle.definition for handle in load_durably(spec).jobs.values())
     ]
@@ -318,13 +315,6 @@ async def _of_server(url: str, args: Namespace) -> list[dict[str, Any]]:
         }
         for job in jobs
     ]
-
-
-def _schema(codec: Codec[Any]) -> dict[str, Any]:
-    try:
-        return codec.schema()
-    except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
-        return {}
 
 
 def _job_row(job: dict[str, Any]) -> tuple[str, ...]:

@@ -12,9 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from pydantic import PydanticInvalidForJsonSchema
-
-from ..codec import Codec, Unstorable, dump_json
+from ..codec import Unstorable, dump_json
 from ..errors import (
     ClosedError,
     ConfigurationError,
@@ -35,14 +33,13 @@ from .prometheus import CONTENT_TYPE, expose
 from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
 from .sse import Stream
 from .streams import Limits, Streams
+from .strict_json import WireError, dump
 from .wire import (
     VOCABULARIES,
     Disposition,
     ErrorPolicy,
     JobInfo,
     Triggered,
-    WireError,
-    dump,
     health_to_wire,
     job_to_wire,
     log_to_wire,
@@ -467,11 +464,4 @@ def _input(job: Job[Any, Any], given: Any, limit: int) -> Any:
 
 def _info(handle: JobHandle[Any, Any]) -> JobInfo:
     job = handle.definition
-    return JobInfo(job.name, _schema(job.input), _schema(job.output))
-
-
-def _schema(codec: Codec[Any]) -> dict[str, Any]:
-    try:
-        return codec.schema()
-    except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
-        return {}
+    return JobInfo(job.name, job.input.schema(), job.output.schema(written=True))

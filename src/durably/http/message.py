@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
-from .wire import dump
+from .strict_json import dump
 
 MAX_QUERY = 8_192  # bytes
 MAX_PARAMETERS = 200

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-PATIENCE = 30.0  # seconds after which what does not come is called missing
+PATIENCE = 60.0  # seconds after which what does not come is called missing
 FINAL = ("run:complete", "run:fail", "run:cancel", "run:delete")
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 from tests.http.streams.app import Settings
 from tests.http.streams.reader import PATIENCE, Reader, connect
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = "/api/durably"
@@ -116,14 +117,14 @@ class Server(Process):
 
     async def start(self, *more: str) -> None:
         """Begin, until it answers that it is well; with more of its program's options."""
+        self.port = self.port or free_port()
         if self._program == "uvicorn":
             where = ["--port", str(self.port), "--no-access-log"]
         else:
             where = ["--bind", f"127.0.0.1:{self.port}"]
         before = len(self.said)
         self.run(*where, *more)
-        found = await self.say(r"[Rr]unning on http://127\.0\.0\.1:(\d+)", after=before)
-        self.port = int(found[1])
+        await self.say(rf"[Rr]unning on http://127\.0\.0\.1:{self.port}\b", after=before)
         health = await self.ask("GET", "/healthz")
         assert health["status"] == "ok", health
 

@@ -44,11 +44,13 @@ from .trouble import Backoff, Trouble, describe, is_passing
 T = TypeVar("T")
 
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
-_LOOK, _LOOK_DEAF, _LOOK_CLOSELY = (
-    1.0,
-    0.25,
-    0.05,
-)  # seconds between two looks of watchers at the journal
+# Seconds between two looks of watchers at the journal: while signals arrive, while they do not, and
+# while a line is awaited whose number is taken already.
+_LOOK, _LOOK_DEAF, _LOOK_CLOSELY = 1.0, 0.25, 0.05
+_NO_URL = (
+    "the URL of the database is not understood; it is postgresql://user:password@host:port/name, "
+    "where special characters of the password are escaped, as / by %2F"
+)
 _HOPELESS = frozenset({"28000", "28P01", "3D000"})  # states that no wait at the start will mend
 
 
@@ -119,6 +121,8 @@ class PostgresStore(Store):
         except Exception as error:
             if getattr(error, "sqlstate", None) in _HOPELESS:
                 raise StorageUnavailableError(describe(error)) from None
+            if isinstance(error, (ValueError, OverflowError)):  # its words may tell the password
+                raise ConfigurationError(_NO_URL) from None
             raise
 
     async def close(self) -> None:

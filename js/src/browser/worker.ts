@@ -1,0 +1,174 @@
+/**
+ * The worker of a page. It waits for its turn, loads Python, waits until the database is free, and owns
+ * it until the page goes: then the next one, which has loaded Python already, takes over.
+ */
+
+import type { FromPage } from "../core/port.js";
+import {
+  type Announcement,
+  channelOf,
+  Failure,
+  lifeOf,
+  messageOf,
+  nameOf,
+  type Orders,
+  type Report,
+  standbyOf,
+  WELCOME,
+} from "./messages.js";
+import { mountFiles, type OpfsFiles, openFiles } from "./opfs.js";
+import { loadPython, type Python, type PythonPort, type PythonServer } from "./python.js";
+
+const FOLDER = "/durably/data";
+const CHECK = ".commit-check";
+
+const report = (said: Report) => postMessage(said);
+let server: PythonServer | undefined;
+
+addEventListener("message", ({ data }: MessageEvent<Orders | "stop">) => {
+  if (data === "stop") void stop();
+  else serve(data).catch(fail);
+});
+
+async function stop(): Promise<void> {
+  await server?.stop();
+  close();
+}
+
+function fail(error: unknown): void {
+  const code = error instanceof Failure ? error.code : "failed";
+  report({ failed: { code, message: messageOf(error) } });
+  close();
+}
+
+/** The whole life: next in line, then owner. */
+async function serve(orders: Orders): Promise<void> {
+  checkPlatform();
+  const { database } = orders;
+  const turn = await held(standbyOf(database));
+  const load = () => loadPython(orders, (phase) => report({ phase }));
+  let python = orders.standby ? load() : undefined;
+  python?.catch(() => {}); // awaited below
+  const owning = held(nameOf(database));
+  if (python) {
+    await python;
+    report({ phase: "standby" });
+  }
+  await owning;
+  python ??= load();
+  await own(orders, await python);
+  turn.release();
+}
+
+async function own(orders: Orders, python: Python): Promise<void> {
+  report({ phase: "database" });
+  const files = await openDatabase(orders.database);
+  mountFiles(python.fs, files, FOLDER);
+  try {
+    python.durably.check_commits(`${FOLDER}/${CHECK}`, () => files.flushes);
+    const [modules, settings] = [JSON.stringify(python.modules), JSON.stringify(orders.settings)];
+    server = await python.durably.start(`${FOLDER}/${orders.database}`, modules, settings);
+  } catch (error) {
+    throw ofPython(error);
+  }
+  listen(orders.database, server);
+  report({ phase: "ready" });
+}
+
+/** What this browser must have. */
+function checkPlatform(): void {
+  if (!isSecureContext) {
+    throw new Failure("insecure_context", "browser mode needs https, or a page on localhost");
+  }
+  const handle = (globalThis as { FileSystemFileHandle?: { prototype: object } })
+    .FileSystemFileHandle;
+  const hasOpfs = handle && "createSyncAccessHandle" in handle.prototype;
+  if (!navigator.storage?.getDirectory || !hasOpfs || !navigator.locks) {
+    throw new Failure(
+      "no_opfs",
+      "this browser has no origin-private file system with synchronous access, or keeps it from this page; " +
+        "Chrome 102, Firefox 111 and Safari 16.4 are the first with it, and private windows may be without",
+    );
+  }
+}
+
+async function openDatabase(database: string): Promise<OpfsFiles> {
+  try {
+    const root = await navigator.storage.getDirectory();
+    const directory = await root.getDirectoryHandle("durably", { create: true });
+    return await openFiles(directory, [database, CHECK]);
+  } catch (error) {
+    throw ofStorage(error);
+  }
+}
+
+function ofStorage(error: unknown): Failure {
+  const name = error instanceof Error ? error.name : "";
+  const why = messageOf(error);
+  switch (name) {
+    case "QuotaExceededError":
+      return new Failure("quota", `there is no room for the database: ${why}`);
+    case "NoModificationAllowedError":
+      return new Failure("in_use", `somebody else has the database open: ${why}`);
+    case "SecurityError":
+      return new Failure("no_opfs", `the browser keeps its file system from this page: ${why}`);
+    default:
+      return new Failure("storage", `the database cannot be opened: ${name}: ${why}`);
+  }
+}
+
+/** An exception of Python: its last line tells what, all of it where. */
+function ofPython(error: unknown): Failure {
+  const text = messageOf(error).trim();
+  const isFull = text.includes("disk is full");
+  return new Failure(isFull ? "quota" : "python", text);
+}
+
+// -- locks
+
+/** Hold a lock, until it is released or this worker ends. */
+function held(name: string): Promise<{ release(): void }> {
+  return new Promise((granted, refused) => {
+    navigator.locks
+      .request(name, () => new Promise<void>((release) => granted({ release })))
+      .catch(refused);
+  });
+}
+
+// -- pages
+
+/** Tell the pages who owns the database, and answer each that says hello. */
+function listen(database: string, server: PythonServer): void {
+  const term = crypto.randomUUID();
+  const all = new BroadcastChannel(nameOf(database));
+  const announce = () => all.postMessage({ owner: term } satisfies Announcement);
+  all.onmessage = ({ data }: MessageEvent<Announcement>) => {
+    if ("who" in data) announce();
+    else if ("hello" in data && data.owner === term) welcome(database, term, data.hello, server);
+  };
+  announce();
+}
+
+function welcome(database: string, term: string, page: string, server: PythonServer): void {
+  const channel = new BroadcastChannel(channelOf(database, term, page));
+  const port = server.connect({
+    head: (id, status, headers) =>
+      channel.postMessage({ id, status, headers: JSON.parse(headers) }),
+    chunk: (id, chunk) => channel.postMessage({ id, chunk }),
+    end: (id) => channel.postMessage({ id, end: true }),
+  });
+  channel.onmessage = ({ data }: MessageEvent<FromPage>) => pass(data, port);
+  channel.postMessage(WELCOME);
+  // Ours once the page is gone, however it went.
+  void navigator.locks.request(lifeOf(database, page), () => {
+    port.close();
+    port.destroy();
+    channel.close();
+  });
+}
+
+function pass(said: FromPage, port: PythonPort): void {
+  if ("cancel" in said) port.cancel(said.id);
+  else if ("more" in said) port.more(said.id, said.more);
+  else port.ask(said.id, said.method, said.path, JSON.stringify(said.headers), said.body);
+}

@@ -1,0 +1,52 @@
+"""The JSON Schema of what a codec writes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+
+class AsWritten(GenerateJsonSchema):
+    """Of what is always written, though it may be left out when it is given; under the names that are written.
+
+    Pydantic writes names, and aliases only where a type's own configuration says so; its schemas tell
+    aliases everywhere or nowhere.
+    """
+
+    def field_is_required(
+        self,
+        field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
+        total: bool,
+    ) -> bool:
+        if field["type"] == "typed-dict-field":
+            return super().field_is_required(field, total)
+        return field.get("serialization_exclude_if") is None
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        with self._names_in(cast("type[BaseModel]", schema["cls"]).model_config):
+            return super().model_schema(schema)
+
+    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
+        with self._names_in(_configuration(schema["cls"])):
+            return super().dataclass_schema(schema)
+
+    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
+        with self._names_in(_configuration(schema.get("cls"))):
+            return super().typed_dict_schema(schema)
+
+    @contextmanager
+    def _names_in(self, configuration: ConfigDict) -> Generator[None]:
+        before, self.by_alias = self.by_alias, configuration.get("serialize_by_alias") is True
+        try:
+            yield
+        finally:
+            self.by_alias = before
+
+
+def _configuration(type: object) -> ConfigDict:
+    return getattr(type, "__pydantic_config__", None) or {}

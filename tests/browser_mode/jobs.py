@@ -1,0 +1,61 @@
+"""The jobs of the tests' pages."""
+
+import asyncio
+import time
+
+from js import location
+from pydantic import BaseModel
+from pyodide.http import pyfetch
+
+from durably import Step, job
+
+
+class Work(BaseModel):
+    steps: int = 10
+    seconds: float = 0.1
+
+
+async def leave_trace(what: str) -> str:
+    """Outside of the database: nothing takes it back."""
+    await pyfetch(f"{location.origin}/effect", method="POST", body=what)
+    return what
+
+
+@job("work")
+async def work(step: Step, input: Work) -> int:
+    for number in range(input.steps):
+        await step.run(f"step {number}", one, step.run_id, number, input.seconds)
+        step.progress(number + 1, input.steps)
+    return input.steps
+
+
+async def one(run_id: str, number: int, seconds: float) -> int:
+    await leave_trace(f"{run_id} begin {number}")
+    await asyncio.sleep(seconds)
+    return number
+
+
+@job("quick")
+async def quick(step: Step, input: Work) -> int:
+    for number in range(input.steps):
+        await step.run(f"step {number}", int, number)
+    return input.steps
+
+
+@job("block")
+async def block(step: Step, input: Work) -> int:
+    for number in range(input.steps):
+        await step.run(f"step {number}", time.sleep, input.seconds)
+    return input.steps
+
+
+@job("fill")
+async def fill(step: Step, input: Work) -> int:
+    """Half a megabyte a step."""
+    for number in range(input.steps):
+        await step.run(f"step {number}", large, number)
+    return input.steps
+
+
+def large(number: int) -> str:
+    return str(number) * 500_000

@@ -1,0 +1,77 @@
+"""The host of the pages: static files on loopback, and a place where jobs leave their traces."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).parent
+
+
+class Site:
+    """Files by the beginning of their address; ``POST /effect`` keeps its body."""
+
+    def __init__(self, folders: Mapping[str, Path], port: int = 0) -> None:
+        self.effects: list[str] = []
+        """What jobs did, in the order in which it arrived."""
+        self.requests: list[str] = []
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", port), partial(_Handler, site=self, folders=folders)
+        )
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    extensions_map = {
+        ".html": "text/html",
+        ".js": "text/javascript",
+        ".json": "application/json",
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+        "": "application/octet-stream",
+    }
+
+    def __init__(self, *args: object, site: Site, folders: Mapping[str, Path]) -> None:
+        self._site, self._folders = site, folders
+        super().__init__(*args)
+
+    def translate_path(self, path: str) -> str:
+        path = urlsplit(path).path
+        start = max((start for start in self._folders if path.startswith(start)), key=len)
+        return str(self._folders[start] / (path[len(start) :] or "page.html"))
+
+    def do_GET(self) -> None:
+        self._site.requests.append(self.path)
+        super().do_GET()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        self._site.effects.append(body.decode())
+        self.send_response(204)
+        self.end_headers()
+
+    def end_headers(self) -> None:
+        self.send_header("cache-control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass

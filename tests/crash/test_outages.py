@@ -1,0 +1,22 @@
+"""T9 on PostgreSQL: connections that are ended and a server that restarts, under many processes."""
+
+import pytest
+
+from tests.tier import by_tier
+
+from . import outages
+
+
+def test_sixteen_processes_whose_server_restarts() -> None:
+    """Fewer, in the shorter tiers."""
+    outages.run(
+        processes=by_tier(quick=3, ci=8, soak=16),
+        runs=by_tier(quick=60, ci=400, soak=16_000),
+        restarts=by_tier(quick=1, ci=3, soak=3),
+        seed=7,
+    ).check()
+
+
+@pytest.mark.soak
+def test_sixteen_processes_for_long() -> None:
+    outages.run(processes=16, runs=16_000, restarts=10, seed=9).check()

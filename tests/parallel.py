@@ -1,0 +1,51 @@
+"""How the tests are shared out to several processes: ``pytest -n 2``, which ``make test`` uses.
+
+A file stays in one process, so that what its tests share is made once. The files that take longest come
+first, and their tests are handed out one by one: then no process is left alone with them at the end.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+try:
+    from xdist.scheduler import LoadScopeScheduling
+except ImportError:  # without it, all tests run here, one after the other
+    LoadScopeScheduling = None
+
+LONGEST = (
+    "tests/http/test_fuzz.py",
+    "tests/crash/",
+    "tests/simulation/",
+    "tests/http/streams/test_crowd.py",
+    "tests/http/",
+    "tests/store/",
+    "tests/packaging/",
+    "tests/fullstack/",
+    "tests/compat/",
+    "tests/examples/",
+    "tests/client/",
+)
+"""What takes longest, first; all else comes after it."""
+
+ONE_BY_ONE = ("tests/http/test_fuzz.py", "tests/crash/", "tests/simulation/")
+
+
+def sort(items: list[pytest.Item]) -> None:
+    """What takes longest comes first; otherwise the order stays."""
+    items.sort(key=lambda item: _rank(item.nodeid))
+
+
+def _rank(nodeid: str) -> int:
+    return next((n for n, start in enumerate(LONGEST) if nodeid.startswith(start)), len(LONGEST))
+
+
+def scheduler(config: pytest.Config, log: object) -> object:
+    """Who hands out the tests."""
+    config.option.loadscopereorder = False  # they are in order already
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(ONE_BY_ONE) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
