@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -52,6 +52,11 @@ class Point:
     y: Decimal = Decimal(0)
 
 
+class Pair(NamedTuple):
+    first: int
+    second: str = ""
+
+
 class Partial(TypedDict):
     always: Decimal
     sometimes: NotRequired[int]
@@ -81,6 +86,11 @@ def test_an_alias_within_an_alias_is_written_as_its_own_model_says():
     definitions = codec_for(list[Camel]).schema(written=True)["$defs"]
     assert definitions["Camel"]["properties"].keys() == {"unitPrice", "plainOne"}
     assert definitions["Plain"]["properties"].keys() == {"unit_price"}
+
+
+def test_a_named_tuple_is_written_whole():
+    assert codec_for(Pair).schema()["minItems"] == 1
+    assert codec_for(Pair).schema(written=True)["minItems"] == 2
 
 
 def test_a_decimal_is_given_in_two_ways_and_written_in_one():

@@ -8,8 +8,10 @@ import { openChromium } from "../tests/page/chromium.js";
 import { serve } from "./server.js";
 
 const THEIRS = join(import.meta.dirname, "../../tests/browser/node_modules/@coji/durably-react");
-const RATES = [10, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000];
+const RATES = [10, 1_000, 5_000, 10_000, 20_000, 50_000];
 const SECONDS = 3;
+/** Each is measured so often; the median counts. */
+const TURNS = 3;
 /** A frame that came so much later was one too many. */
 const DROPPED = 25; // milliseconds; a frame takes 16.7
 
@@ -72,18 +74,34 @@ async function measure(
   return { inTime, dropped: (late.length / frames.length) * 100, longest: Math.max(...frames) };
 }
 
+/** The median of several measurements, each figure by itself. */
+function median(results: readonly Result[]): Result {
+  const middle = (figures: number[]) =>
+    figures.sort((a, b) => a - b)[Math.floor(figures.length / 2)] ?? Number.NaN;
+  return {
+    inTime: results.filter(({ inTime }) => inTime).length > results.length / 2,
+    dropped: middle(results.map(({ dropped }) => dropped)),
+    longest: middle(results.map(({ longest }) => longest)),
+  };
+}
+
 test("events a second through a hook", async () => {
   const [code, browser] = await Promise.all([bundle(), openChromium()]);
   const lines = [
-    "| package | events/s | frames dropped | longest frame | all shown in time |",
+    "| events/s | package | frames dropped | longest frame | all shown in time |",
     "|---|---|---|---|---|",
   ];
-  for (const name of ["ours", "theirs"]) {
-    for (const rate of RATES) {
-      const { inTime, dropped, longest } = await measure(browser, code, name, rate);
-      const cells = [name, rate, `${dropped.toFixed(1)} %`, `${Math.round(longest)} ms`, inTime];
-      lines.push(`| ${cells.join(" | ")} |`);
-      if (!inTime && dropped > 50) break;
+  for (const rate of RATES) {
+    const results: Record<string, Result[]> = { ours: [], theirs: [] };
+    for (let turn = 0; turn < TURNS; turn++) {
+      for (const name of ["ours", "theirs"]) {
+        results[name]?.push(await measure(browser, code, name, rate));
+      }
+    }
+    for (const [name, measured] of Object.entries(results)) {
+      const { inTime, dropped, longest } = median(measured);
+      const figures = [`${dropped.toFixed(1)} %`, `${Math.round(longest)} ms`];
+      lines.push(`| ${[rate, name, ...figures, inTime ? "yes" : "no"].join(" | ")} |`);
     }
   }
   await browser.close();

@@ -422,7 +422,7 @@ class Durably(Emitter):
             self._engine,
             self._jobs,
             self._options,
-            is_dead=self._bell.is_dead if self._bell else lambda _: False,
+            is_dead=self._bell.is_dead if self._bell else lambda _: self._store.is_alone,
             chore=self._forget_old_runs if self._retain is not None else None,
         )
 

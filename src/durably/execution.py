@@ -26,6 +26,7 @@ from .codec import (
 )
 from .engine import Engine
 from .errors import (
+    ConfigurationError,
     DuplicateStepError,
     DurablyError,
     HandedBack,
@@ -380,6 +381,7 @@ class Execution(Generic[I, O]):
 
         def call(connection: Any) -> Any:
             value = context.copy().run(fn, connection, *args)
+            self._check_awaitable(name, value)
             if inspect.isawaitable(value):
                 return self._keep_later(name, codec, value)
             return self._keep(name, codec, value)
@@ -399,6 +401,20 @@ class Execution(Generic[I, O]):
             checkpoint = (await self._engine.store.checkpoints(self.run_id))[name]
             kept = Kept(checkpoint.data, self._replay(name, checkpoint, codec))
         return kept, seq
+
+    def _check_awaitable(self, name: str, value: object) -> None:
+        """A function of the wrong colour would write nothing, or after the commit."""
+        if inspect.isawaitable(value) == self._engine.store.lends_async:
+            return
+        if inspect.iscoroutine(value):
+            value.close()
+            raise ConfigurationError(
+                f"step.transaction {name!r}: on SQLite the function is a plain one, not async"
+            )
+        raise ConfigurationError(
+            f"step.transaction {name!r}: on PostgreSQL the function is 'async def', also in a plain "
+            "job: its connection's methods are awaited"
+        )
 
     async def _keep_later(self, name: str, codec: Codec[Any], value: Awaitable[Any]) -> Kept[Any]:
         return self._keep(name, codec, await value)

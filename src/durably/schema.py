@@ -27,6 +27,10 @@ class AsWritten(GenerateJsonSchema):
             return super().field_is_required(field, total)
         return field.get("serialization_exclude_if") is None
 
+    def named_tuple_schema(self, schema: core_schema.NamedTupleSchema) -> JsonSchemaValue:
+        found = super().named_tuple_schema(schema)
+        return {**found, "minItems": found["maxItems"]}
+
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
         with self._names_in(cast("type[BaseModel]", schema["cls"]).model_config):
             return super().model_schema(schema)
@@ -49,4 +53,5 @@ class AsWritten(GenerateJsonSchema):
 
 
 def _configuration(type: object) -> ConfigDict:
-    return getattr(type, "__pydantic_config__", None) or {}
+    found: ConfigDict | None = getattr(type, "__pydantic_config__", None)
+    return found or ConfigDict()

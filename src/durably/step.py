@@ -175,21 +175,52 @@ class Step(_Handle):
         """
         return await self._execution.step(name, fn, args, returns, retries, timeout)
 
+    @overload
     async def transaction(
         self,
         name: str,
-        fn: Callable[[Any, *Ts], Any],
+        fn: Callable[[Any, *Ts], object],
         /,
         *args: *Ts,
+        returns: type[R],
+        retries: int | Retry = 0,
+    ) -> R: ...
+    @overload
+    async def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+    ) -> T: ...
+    @overload
+    async def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], T],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+    ) -> T: ...
+    async def transaction(  # type: ignore[misc]  # mypy cannot match Ts with ...
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
         returns: Any = None,
         retries: int | Retry = 0,
     ) -> Any:
         """Call ``fn(connection, *args)`` in the very transaction that commits its result.
 
         What it writes and the checkpoint that tells of it are kept together or not at all: effects in
-        the same database happen exactly once. On SQLite ``fn`` is a plain function, ``connection`` has
-        ``execute``, ``executemany`` and ``cursor``, and every other write of this process waits for it:
-        write there, and do nothing else. ``fn`` may be called again when a try was rolled back.
+        the same database happen exactly once. Write there, and do nothing else: ``fn`` may be called
+        again when a try was rolled back.
+
+        On PostgreSQL ``fn`` is async, and ``connection`` is asyncpg's for all that runs statements. On
+        SQLite it is a plain function, ``connection`` has ``execute``, ``executemany`` and ``cursor``,
+        and every other write of this process waits for it.
 
         Raises as ``run``; ``ConfigurationError`` for what would end the transaction.
         """
@@ -257,18 +288,47 @@ class SyncStep(_Handle):
         coroutine = self._execution.step(name, fn, args, returns, retries, timeout, call)
         return self._wait(coroutine, inbox)
 
+    @overload
     def transaction(
         self,
         name: str,
-        fn: Callable[[Any, *Ts], Any],
+        fn: Callable[[Any, *Ts], object],
         /,
         *args: *Ts,
+        returns: type[R],
+        retries: int | Retry = 0,
+    ) -> R: ...
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], Awaitable[T]],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+    ) -> T: ...
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], T],
+        /,
+        *args: *Ts,
+        retries: int | Retry = 0,
+    ) -> T: ...
+    def transaction(  # type: ignore[misc]  # mypy cannot match Ts with ...
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
         returns: Any = None,
         retries: int | Retry = 0,
     ) -> Any:
         """Call ``fn(connection, *args)`` in the very transaction that commits its result.
 
-        As ``Step.transaction``, blocking; ``fn`` runs in the thread that writes.
+        As ``Step.transaction``, blocking; ``fn`` runs where the connection is: in the thread that
+        writes on SQLite, on the event loop on PostgreSQL, where it is async here too.
         """
         coroutine = self._execution.step(
             name, fn, args, returns, retries, None, in_transaction=True

@@ -170,6 +170,8 @@ class Worker:
         if free <= 0 or not self._backlog or not self._jobs:
             return False
         self._backlog = False
+        if not self._runtime.threads:  # the loop may have been blocked beyond the next heartbeat:
+            self._beat()  # written before the claim, so that our own runs do not look lapsed to us
         lease = round(self._options.stale_threshold * 1000)
         self._claiming = True
         claiming = asyncio.ensure_future(
@@ -301,7 +303,7 @@ class Worker:
     # -- leases
 
     def _beat(self) -> None:
-        """On the heartbeat's thread."""
+        """Prolong the leases of all that executes here; from any thread."""
         executions = list(self._executions.values())
         if executions:
             beat = self._runtime.now(), self._runtime.monotonic()

@@ -177,6 +177,23 @@ async def test_the_connection_is_lent_for_the_call_only(make):
     await durably.get_job("sum").trigger_and_wait(timeout=20)
 
 
+async def test_an_async_function_is_refused(make):
+    """It would write after the commit, or never."""
+
+    async def late(connection) -> None:
+        add(connection, 1)
+
+    @job("sum")
+    async def sum_up(step: Step) -> None:
+        with pytest.raises(ConfigurationError, match="a plain one, not async"):
+            await step.transaction("add", late)
+
+    durably = await make(sum_up)
+    table(durably)
+    await durably.get_job("sum").trigger_and_wait(timeout=20)
+    assert rows(durably) == []
+
+
 async def test_many_at_once(make):
     @job("sum")
     async def sum_up(step: Step, n: int) -> int:

@@ -45,11 +45,12 @@ VALUES = {
     "step": ["s"], "step_index": [0], "started_at": [1], "data": ["1"], "progress": ["{}"], "delay": [1],
     "output": ["1"], "error": [None], "attempt": [1], "before": 5, "after": 1, "position": 1, "first": [1],
     "last": [2], "end": 5, "idempotency_key": "x", "other_type": "log:write", "input": "1", "labels": "{}",
+    "lent": "x",
 }  # fmt: skip
 LISTS = {"token": ["t"], "id": ["x"], "job": ["job"], "input": ["1"], "labels": ["{}"], "scope": [""],
          "idempotency_key": ["i"], "concurrency_key": [None]}  # fmt: skip
 FULL_SCANS = {"count_runs"}  # for metrics
-NOT_OURS = {"writers"}  # of the server's own tables
+NOT_OURS = {"writers", "end_lent"}  # of the server's own tables
 
 
 def value(statement, name):

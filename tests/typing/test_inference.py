@@ -28,6 +28,22 @@ def count(names: list[str]) -> int:
     return len(names)
 
 
+class Connection:
+    """A driver's."""
+
+
+def add(connection: Connection, n: int) -> int:
+    return n
+
+
+async def pay(connection: Connection, account: str, cents: int) -> Synced:
+    return Synced(count=cents)
+
+
+def untyped_in(connection: Any) -> Any:
+    return connection
+
+
 def untyped(value: int) -> Any:
     return value
 
@@ -41,6 +57,9 @@ async def registered(step: Step, input: Sync) -> Synced:
     again = await step.run("again", untyped, 1, returns=Synced, retries=Retry(2, delay=0.1))
     assert_type(again, Synced)
     assert_type(await step.run("lambda", lambda: 1), int)
+    assert_type(await step.transaction("add", add, 1), int)
+    assert_type(await step.transaction("pay", pay, "a", 1), Synced)
+    assert_type(await step.transaction("as", untyped_in, returns=Synced), Synced)
     assert_type(step.idempotency_key("fetch"), str)
     assert_type(step.attempt, int)
     step.progress(1, 2, "saving")
@@ -57,6 +76,8 @@ async def pure(step: Step, input: Sync) -> Synced:
 def blocking(step: SyncStep, input: Sync) -> Synced:
     assert_type(step.run("fetch", fetch, input.org), list[str])
     assert_type(step.run("count", count, [input.org]), int)
+    assert_type(step.transaction("add", add, 1), int)
+    assert_type(step.transaction("pay", pay, "a", 1), Synced)
     return Synced(count=0)
 
 

@@ -53,7 +53,7 @@ export function several<T extends string>(
   given: T | readonly T[] | undefined,
 ): readonly T[] | undefined {
   const all = typeof given === "string" ? [given] : given;
-  return all?.length === 0 ? undefined : all;
+  return all?.length ? all : undefined;
 }
 
 /** More lines of a run than these are not kept here. */
@@ -80,26 +80,19 @@ export class Api {
   }
 
   /** Runs, newest first, and where to go on. */
-  async page({ limit, ...filter }: RunFilter = {}, options?: Options): Promise<Page> {
-    const runs: Run[] = [];
-    for (let from = filter; ; ) {
-      const left = limit && Math.min(limit - runs.length, RUNS_AT_ONCE);
-      const part = await this.#part({ limit: left, ...from }, options);
-      runs.push(...part.runs);
-      const { nextCursor } = part;
-      const isFull = part.runs.length === RUNS_AT_ONCE && runs.length !== limit;
-      if (nextCursor === null || !isFull) return { runs, nextCursor };
-      from = { ...filter, offset: undefined, cursor: nextCursor };
-    }
-  }
-
-  async #part(filter: RunFilter, options?: Options): Promise<Page> {
-    const { jobName, status, labels, ...numbers } = filter;
+  async page(filter: RunFilter = {}, options?: Options): Promise<Page> {
+    const { jobName, status, labels, limit, ...numbers } = filter;
+    const further = (limit ?? 0) - RUNS_AT_ONCE;
     const query = queryOf({ jobNames: several(jobName), labels });
-    for (const word of several(status) ?? []) query.append("status", word);
-    const ask: Ask = { method: "GET", path: "/runs", query: added(query, numbers), ...options };
+    added(query, { status, limit: further > 0 ? RUNS_AT_ONCE : limit, ...numbers });
+    const ask: Ask = { method: "GET", path: "/runs", query, ...options };
     const { body, header } = await this.transport.request(ask);
-    return { runs: body as Run[], nextCursor: header("durably-next-cursor") };
+    const runs = body as Run[];
+    const cursor = header("durably-next-cursor");
+    if (cursor === null || further <= 0) return { runs, nextCursor: cursor };
+    const rest = { ...filter, offset: undefined, cursor, limit: further };
+    const { runs: more, nextCursor } = await this.page(rest, options);
+    return { runs: [...runs, ...more], nextCursor };
   }
 
   /** A run; null when there is none of this id. */
@@ -179,9 +172,9 @@ export class Api {
     path: string,
     runId: string,
     options?: Options,
-    numbers: Numbers = {},
+    values: Values = {},
   ): Promise<T> {
-    const query = added(new URLSearchParams({ runId }), numbers);
+    const query = added(new URLSearchParams({ runId }), values);
     return this.#ask({ method, path, query, ...options });
   }
 
@@ -195,11 +188,11 @@ export function numberOf(line: LogEntry | undefined): number {
   return Number(line?.id.split(":").at(-1) ?? 0);
 }
 
-type Numbers = { [name: string]: number | string | undefined };
+type Values = { [name: string]: number | string | readonly string[] | undefined };
 
-function added(query: URLSearchParams, values: Numbers): URLSearchParams {
+function added(query: URLSearchParams, values: Values): URLSearchParams {
   for (const [name, value] of Object.entries(values)) {
-    if (value !== undefined) query.set(name, String(value));
+    for (const one of [value].flat()) if (one !== undefined) query.append(name, String(one));
   }
   return query;
 }

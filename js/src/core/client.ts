@@ -149,11 +149,11 @@ export class DurablyClient<Jobs = JobMap> extends Api {
         { method: "GET", path: "/subscribe", query },
         {
           opened: () => {},
-          heard: (values) => queue.push(values as RunEvent[], (event) => isFinalEvent(event)),
+          heard: (values) => queue.push(values as RunEvent[], isFinalEvent),
           refused: (error) => queue.fail(error),
           over: () => queue.end(),
         },
-        options.after === undefined ? null : String(options.after),
+        options.after,
       );
       return () => stream.close();
     });
@@ -216,10 +216,8 @@ export class DurablyClient<Jobs = JobMap> extends Api {
   #began(runId: string, beginning: Beginning): void {
     this.#beginnings.set(runId, beginning);
     // Most are followed at once, or never here.
-    for (const oldest of this.#beginnings.keys()) {
-      if (this.#beginnings.size <= MAX_BEGINNINGS) break;
-      this.#beginnings.delete(oldest);
-    }
+    const [oldest = runId] = this.#beginnings.keys();
+    if (this.#beginnings.size > MAX_BEGINNINGS) this.#beginnings.delete(oldest);
   }
 }
 

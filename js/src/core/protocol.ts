@@ -145,7 +145,7 @@ export interface Resync {
 }
 
 /** Whether nothing but a retry moves a run on. */
-export function isFinal(status: RunStatus | null): boolean {
+export function isFinal(status: RunStatus | null | undefined): boolean {
   return status === "completed" || status === "failed" || status === "cancelled";
 }
 

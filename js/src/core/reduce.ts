@@ -52,6 +52,6 @@ function failureOf({ error, errorType, failedStepName }: Failed): Failed {
 }
 
 function stepDone({ completedStepCount: before }: Partial<Run>): Partial<Run> | undefined {
-  const count = before === undefined ? before : before + 1;
-  return count === undefined ? count : { completedStepCount: count, currentStepIndex: count };
+  if (before === undefined) return undefined;
+  return { completedStepCount: before + 1, currentStepIndex: before + 1 };
 }

@@ -93,7 +93,7 @@ export class RunSource extends Source<RunState> {
   }
 
   get #isOver(): boolean {
-    return isFinal(this.getSnapshot().run.status ?? null);
+    return isFinal(this.getSnapshot().run.status);
   }
 
   protected open(): void {
@@ -135,7 +135,7 @@ export class RunSource extends Source<RunState> {
         refused: (error) => this.#refuse(error),
         over: () => this.#over(),
       },
-      this.#seen === undefined ? null : String(this.#seen),
+      this.#seen,
     );
   }
 
@@ -187,16 +187,15 @@ export class RunSource extends Source<RunState> {
 
   #isKnown({ sequence }: RunEvent): boolean {
     if (sequence === null) return false;
-    if (this.#seen !== undefined && sequence <= this.#seen) return true;
-    this.#seen = sequence;
-    return false;
+    const isKnown = sequence <= (this.#seen ?? 0); // they count from 1
+    if (!isKnown) this.#seen = sequence;
+    return isKnown;
   }
 
   #log(event: Extract<RunEvent, { type: "log:write" }>, lines: LogEntry[]): void {
-    const { runId, stepName, level, message, data, timestamp, sequence } = event;
+    const { type, jobName, labels, sequence, ...line } = event;
     if (sequence !== null && sequence <= this.#readTo) return;
-    const id = `${runId}:${sequence ?? `live-${this.#unkept++}`}`;
-    lines.push({ id, runId, stepName, level, message, data, timestamp });
+    lines.push({ id: `${line.runId}:${sequence ?? `live-${this.#unkept++}`}`, ...line });
   }
 
   /** Ask for the run and its log lines. What was heard meanwhile is newer than the answer. */

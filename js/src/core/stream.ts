@@ -68,17 +68,12 @@ export class Stream {
   readonly #ask: Ask;
   readonly #handler: StreamHandler;
   readonly #closing = new AbortController();
-  #lastId: string | null;
+  #lastId: string | number | undefined;
   #hint = FIRST_PAUSE;
   #failures = 0;
 
-  /** Opens it. `lastId` is the id after which to go on; null: with the present. */
-  constructor(
-    transport: Transport,
-    ask: Ask,
-    handler: StreamHandler,
-    lastId: string | null = null,
-  ) {
+  /** Opens it. `lastId` is the id after which to go on; undefined: with the present. */
+  constructor(transport: Transport, ask: Ask, handler: StreamHandler, lastId?: number) {
     this.#transport = transport;
     this.#ask = ask;
     this.#handler = handler;
@@ -112,12 +107,12 @@ export class Stream {
     let silence = setTimeout(abort, LONGEST_SILENCE);
     this.#closing.signal.addEventListener("abort", abort);
     const headers: Record<string, string> =
-      this.#lastId === null ? {} : { "last-event-id": this.#lastId };
+      this.#lastId === undefined ? {} : { "last-event-id": `${this.#lastId}` };
     try {
       await this.#transport.subscribe(
         { ...this.#ask, headers, signal: connection.signal },
         {
-          opened: () => this.#handler.opened(this.#lastId !== null),
+          opened: () => this.#handler.opened(this.#lastId !== undefined),
           heard: (frames) => {
             clearTimeout(silence);
             silence = setTimeout(abort, LONGEST_SILENCE);

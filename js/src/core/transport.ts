@@ -84,7 +84,7 @@ export class HttpTransport implements Transport {
       response = await fetch(`${this.#api}${ask.path}${query ? `?${query}` : ""}`, {
         method: ask.method,
         headers: sent,
-        ...(ask.body === undefined ? {} : { body: JSON.stringify(ask.body) }),
+        body: JSON.stringify(ask.body), // undefined stays undefined
         signal: ask.signal ?? null,
         cache: "no-store",
       });

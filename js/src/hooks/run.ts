@@ -24,12 +24,11 @@ export interface RunResult<Output = unknown> {
 }
 
 const NOWHERE: Store<RunState> = { getSnapshot: () => UNKNOWN, subscribe: () => () => {} };
-const unknown = () => UNKNOWN;
 
 /** The state of a run, kept up to date. */
 export function useRunState(client: AnyClient, runId: string | null): RunState {
   const store = useMemo(() => (runId === null ? NOWHERE : client.watchRun(runId)), [client, runId]);
-  return useSyncExternalStore(store.subscribe, store.getSnapshot, unknown);
+  return useSyncExternalStore(store.subscribe, store.getSnapshot, NOWHERE.getSnapshot);
 }
 
 export function useRunResult<Output>(client: AnyClient, runId: string | null): RunResult<Output> {

@@ -144,6 +144,12 @@ class Store(ABC):
     """Called on the event loop when another process has committed something, by stores that are told;
     True when a run may have become due."""
 
+    lends_async = False
+    """Whether what ``transact`` calls is awaited."""
+
+    is_alone = False
+    """Whether nobody else can have the database open: then every other owner of a run is dead."""
+
     @abstractmethod
     def tidy(self) -> None:
         """Others have written: do what is this process's part in the upkeep. Must not wait."""

@@ -229,6 +229,23 @@ update durably_runs set updated_at = {now}
  where id = :run_id and lease_token = :token and status = 'running'
 returning id
 
+-- hold_lent@postgres
+-- The same, at the end of a transaction that was lent; and whether it still is the one that was begun for it.
+update durably_runs set updated_at = {now}
+ where id = :run_id and lease_token = :token and status = 'running'
+returning coalesce(current_setting('durably.lent', true), '') = :lent
+
+-- lend@postgres
+-- Names a transaction that is lent to a user's function. The name ends with it.
+select set_config('durably.lent', :lent, true), set_config('application_name', :lent, true)
+
+-- end_lent@postgres
+-- Ends what an earlier holder of the run has left open: it can commit no more, and its locks stand in our way.
+select pg_terminate_backend(pid) from pg_stat_activity
+ where usename = current_user and datname = current_database()
+   and case when starts_with(application_name, :prefix)
+            then cast(split_part(application_name, ' ', 3) as bigint) < :generation end
+
 -- recorded
 -- The checkpoint that a record whose outcome is unknown did write.
 select seq from durably_journal

@@ -317,10 +317,9 @@ def renew(leases: Sequence[Lease], now: int) -> Transaction[list[str]]:
 
 def record(lease: Lease, entry: Entry, *, replay: bool = False) -> Transaction[int]:
     """Write the holder's line; the fence is in the statement itself."""
-    if replay and entry.type == "step:complete":
-        ours = {"run_id": lease.run_id, "step": entry.step, "attempt": lease.generation}
-        if rows := (yield "recorded", ours):
-            return int(rows[0][0])
+    is_step = entry.type == "step:complete"
+    if replay and is_step and (seq := (yield from recorded(lease, entry))) is not None:
+        return seq
     rows = yield (
         "record",
         {
@@ -339,15 +338,20 @@ def record(lease: Lease, entry: Entry, *, replay: bool = False) -> Transaction[i
     return int(rows[0][0])
 
 
+def recorded(lease: Lease, entry: Entry) -> Transaction[int | None]:
+    """The number of a checkpoint that an earlier try did commit; None if it did not."""
+    ours = {"run_id": lease.run_id, "step": entry.step, "attempt": lease.generation}
+    rows = yield "recorded", ours
+    return int(rows[0][0]) if rows else None
+
+
 def transact(
     lease: Lease, entry: Entry, call: Call, now: Callable[[], int], *, replay: bool = False
 ) -> Transaction[tuple[int, Any]]:
     """The user's writes and the checkpoint that tells of them, in one; the number, and what ``call``
     made, whose ``text`` is the checkpoint. Of an earlier try that was committed: the number, None."""
-    if replay:
-        ours = {"run_id": lease.run_id, "step": entry.step, "attempt": lease.generation}
-        if rows := (yield "recorded", ours):
-            return int(rows[0][0]), None
+    if replay and (seq := (yield from recorded(lease, entry))) is not None:
+        return seq, None
     held = {"run_id": lease.run_id, "token": lease.token, "now": now()}
     if not (yield "hold", held):
         raise LeaseLost(lease.run_id)

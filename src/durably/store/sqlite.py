@@ -74,6 +74,7 @@ class SQLiteStore(Store):
         self._runtime = runtime
         self._durability = durability
         self._exclusive = exclusive or self.path is None
+        self.is_alone = exclusive and self.path is not None
         self._allow_network_fs = allow_network_fs
         self._statements = sql.statements(DIALECT)
         self._writer: Writer | None = None

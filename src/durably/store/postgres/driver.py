@@ -18,6 +18,7 @@ BrokenDriverError: type[Exception] = _driver.InternalClientError
 """What the driver says when the server's last words met it unprepared."""
 
 connect: Callable[..., Awaitable[Any]] = _driver.connect
+create_pool: Callable[..., Any] = _driver.create_pool
 
 UNIQUE_VIOLATION = "23505"
 PROTOCOL_VIOLATION = "08P01"

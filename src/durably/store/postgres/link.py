@@ -29,14 +29,18 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 15.0  # seconds after which a connection that says nothing is given up
 _CLOSE_TIMEOUT = 2.0  # seconds
-# The server ends what a stopped or vanished process left behind, so that nobody waits for its locks.
-_SETTINGS = {
-    "statement_timeout": "12000",  # milliseconds, as all without a unit
-    "idle_in_transaction_session_timeout": "10000",
+# The server ends what a vanished machine left behind, so that nobody waits for its locks,
+_KEEPALIVES = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "3",
     "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10000",
+    "tcp_user_timeout": "10000",  # milliseconds, as all without a unit
+}
+# and what a stopped process did.
+_SETTINGS = {
+    **_KEEPALIVES,
+    "statement_timeout": "12000",
+    "idle_in_transaction_session_timeout": "10000",
     # Every statement here is served by an index, whatever is in the tables and however old the planner's
     # idea of them is; planning anew each time costs more than most of them do.
     "plan_cache_mode": "force_generic_plan",
@@ -56,12 +60,15 @@ class Server:
     Noticed by itself when the pooler refuses our settings."""
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of a session, beside those that every one has."""
+    lends: bool = False
+    """The connections are for users' statements, which take what time and which plans they like."""
 
     async def connect(self) -> Any:
         """A new connection."""
         if not self.pooled:
             try:
-                return await self._connect({**_SETTINGS, **self.settings})
+                usual = _KEEPALIVES if self.lends else _SETTINGS
+                return await self._connect({**usual, **self.settings})
             except ServerError as error:
                 if state_of(error) != PROTOCOL_VIOLATION or "startup parameter" not in str(error):
                     raise
@@ -75,7 +82,7 @@ class Server:
         return await connect(
             self.url,
             timeout=CONNECT_TIMEOUT,
-            command_timeout=COMMAND_TIMEOUT,
+            command_timeout=None if self.lends else COMMAND_TIMEOUT,
             server_settings={"application_name": "durably", **settings},
             **options,
         )

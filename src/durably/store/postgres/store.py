@@ -35,6 +35,7 @@ from . import follow
 from .batch import Enqueue, Flusher, Record, SaveProgress, Settle
 from .claims import claim
 from .leases import Leases, Renewal
+from .lend import Lender, Loan, Refused
 from .link import Link, Server
 from .migrating import installed_version, migrate, newest_version
 from .signals import Signals
@@ -64,6 +65,7 @@ class PostgresStore(Store):
     """
 
     dialect = DIALECT
+    lends_async = True
 
     def __init__(
         self,
@@ -102,6 +104,8 @@ class PostgresStore(Store):
         self._flusher = Flusher(self._commits, self._runtime, self._trouble)
         self._flusher.on_commit = self._committed
         self._leases = Leases(self._server, self._runtime)
+        self._lender = Lender(self._server, self._commands, self._runtime)
+        await self._lender.open()
         listen_on, listens = self._server, self._listen_url is not None or not self._server.pooled
         if self._listen_url is not None:
             listen_on = Server(self._listen_url, self._statements)
@@ -132,6 +136,7 @@ class PostgresStore(Store):
         if self._pid != os.getpid():
             return  # the connections are the parent's
         await self._flusher.close()
+        await self._lender.close()
         await self._leases.close()
         await self._signals.close()
         for link in self._links:
@@ -314,7 +319,12 @@ class PostgresStore(Store):
     async def transact(
         self, lease: Lease, entry: Entry, call: Callable[[Any], Any]
     ) -> tuple[int, Any]:
-        raise ConfigurationError("step.transaction is not there on PostgreSQL yet; use step.run")
+        loan = Loan(self._lender, lease, entry, call)
+        outcome = await self._patiently(loan.attempt, None)
+        if isinstance(outcome, Refused):
+            raise outcome.error from outcome.error.__cause__
+        self._committed(False)
+        return outcome
 
     async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
         self._check_open()
