@@ -32,7 +32,7 @@ from ..base import (
     Store,
 )
 from . import follow
-from .batch import Enqueue, Flusher, Record, SaveProgress, Settle
+from .batch import Flusher
 from .claims import claim
 from .leases import Leases, Renewal
 from .lend import Lender, Loan, Refused
@@ -41,6 +41,7 @@ from .migrating import installed_version, migrate, newest_version
 from .signals import Signals
 from .statements import DIALECT, Statements
 from .trouble import Backoff, Trouble, describe, is_passing
+from .writes import Enqueue, Record, SaveProgress, Settle
 
 T = TypeVar("T")
 
@@ -280,6 +281,8 @@ class PostgresStore(Store):
     ) -> Awaitable[Claims]:
         token = self._runtime.token()
         ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
+        if self._opened and (joined := self._flusher.join(ask)) is not None:
+            return joined
 
         async def attempt(replay: bool) -> Claims:
             # After a failed try: what could not be written includes the renewals of live workers.
