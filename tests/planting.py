@@ -9,7 +9,8 @@ from durably.store.sqlite import SQLiteStore
 
 
 def rewrite(store: Any, name: str, old: str, new: str) -> None:
-    """Replace a part of a named statement, before the store is opened."""
+    """Replace a part of a named statement, before the store is opened; {now} is its clock."""
+    old, new = (part.replace("{now}", store.dialect.now) for part in (old, new))
     if isinstance(store, SQLiteStore):
         store._statements[name] = _replaced(name, store._statements[name], old, new)
         return

@@ -226,10 +226,10 @@ def _answers(url: str) -> bool:
         await connection.close()
         return True
 
-    return _run(ask())
+    return run(ask())
 
 
-def _run(coroutine):
+def run(coroutine):
     """Also where a loop is running: in a thread with a loop of its own."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()

@@ -11,7 +11,8 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from enum import Enum
 from pathlib import Path
 
 from .runtime import Runtime
@@ -20,6 +21,35 @@ _DUE, _JOURNAL = b"d", b"j"
 _PAUSE = 0.01  # seconds between two rings that only watchers want to hear
 _OLD = 3600.0  # seconds after which nobody asks any more whether a bell's process is dead
 _MAX_PATH = 100  # a socket's path may have 104 bytes on some platforms, 108 on others
+
+
+class Presence(Enum):
+    """Whether a bell's process lives."""
+
+    ALIVE, DEAD, UNKNOWN = range(3)
+
+
+def presence(bell: Path) -> Presence:
+    """Whether the process of a bell lives, asked without a bell of one's own. Leaves all as it is."""
+    if not hasattr(socket, "AF_UNIX"):
+        return Presence.UNKNOWN
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ringer:
+        try:
+            ringer.connect(_reachable(bell))
+        except ConnectionRefusedError:
+            return Presence.DEAD
+        except OSError:
+            return Presence.UNKNOWN
+    return Presence.ALIVE
+
+
+def _reachable(bell: Path) -> str:
+    """The path as a socket's name, which must be short."""
+    path = str(bell)
+    if len(os.fsencode(path)) < _MAX_PATH:
+        return path
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(path) else path
 
 
 class Bell:
@@ -111,8 +141,4 @@ class Bell:
             heard(_DUE in rung)
 
     def _path(self, name: str) -> str:
-        path = str(self._directory / name)
-        if len(os.fsencode(path)) < _MAX_PATH:
-            return path
-        relative = os.path.relpath(path)
-        return relative if len(relative) < len(path) else path
+        return _reachable(self._directory / name)

@@ -21,11 +21,11 @@ _PASSWORD = re.compile(r"(?<=://)([^:/@]*:).*(?=@)|([?&]password=)[^&]*")
 class DatabaseOptions:
     """What may be said about a database beside its name; see ``Durably``."""
 
-    durability: Durability
-    allow_network_fs: bool
-    schema: str
-    listen_url: str | None
-    pooled: bool
+    durability: Durability = "full"
+    allow_network_fs: bool = False
+    schema: str = ""
+    listen_url: str | None = None
+    pooled: bool = False
 
 
 def store_of(database: str | Path, runtime: Runtime, options: DatabaseOptions) -> Store:

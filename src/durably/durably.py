@@ -134,8 +134,11 @@ class Durably(Emitter):
         """Its database, as it was given."""
         self._runtime = runtime or Runtime()
         one_of("durability", durability, ("full", "process"))
-        about = DatabaseOptions(durability, allow_network_fs, schema, listen_url, pooled)
-        self._store = store or store_of(database, self._runtime, about)
+        self.database_options = DatabaseOptions(
+            durability, allow_network_fs, schema, listen_url, pooled
+        )
+        """What else was said about it."""
+        self._store = store or store_of(database, self._runtime, self.database_options)
         name = f"{os.getpid()}-{self._runtime.token()[:12]}.bell"
         self._options = WorkerOptions(
             name=name,

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from typing import Any
 
 from js import location
 from pydantic import BaseModel
 from pyodide.http import pyfetch
 
-from durably import Step, job
+from durably import Step, SyncStep, job
 
 
 class Work(BaseModel):
@@ -59,3 +60,44 @@ async def fill(step: Step, input: Work) -> int:
 
 def large(number: int) -> str:
     return str(number) * 500_000
+
+
+@job("plain")
+def plain(step: SyncStep, input: Work) -> int:
+    """Without threads; it waits for its commits as the platform can."""
+    for number in range(input.steps):
+        step.run(f"step {number}", int, number)
+    return input.steps
+
+
+@job("own table")
+async def own_table(step: Step, input: Work) -> list[int]:
+    await step.transaction("create", create)
+    for number in range(input.steps):
+        await step.transaction(f"insert {number}", insert, number)
+    return await step.transaction("read", read)
+
+
+def create(connection: Any) -> None:
+    connection.execute("create table if not exists numbers (number integer)")
+
+
+def insert(connection: Any, number: int) -> None:
+    connection.execute("insert into numbers values (?)", [number])
+
+
+def read(connection: Any) -> list[int]:
+    return [number for (number,) in connection.execute("select number from numbers order by 1")]
+
+
+@job("broken")
+async def broken(step: Step) -> None:
+    raise ValueError("what is wrong")
+
+
+@job("slow")
+async def slow(step: Step, input: Work) -> int:
+    """Without a trace: it needs no network."""
+    for number in range(input.steps):
+        await step.run(f"step {number}", asyncio.sleep, input.seconds)
+    return input.steps

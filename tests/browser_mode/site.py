@@ -34,6 +34,15 @@ class Site:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 
+    def begun(self, run_id: str) -> list[str]:
+        """The steps of a run that began, in order; a step that began twice stands there twice."""
+        head = f"{run_id} begin "
+        return [
+            f"step {effect.removeprefix(head)}"
+            for effect in self.effects
+            if effect.startswith(head)
+        ]
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -42,6 +51,7 @@ class Site:
 
 class _Handler(SimpleHTTPRequestHandler):
     extensions_map = {
+        ".css": "text/css",
         ".html": "text/html",
         ".js": "text/javascript",
         ".json": "application/json",
@@ -57,7 +67,12 @@ class _Handler(SimpleHTTPRequestHandler):
     def translate_path(self, path: str) -> str:
         path = urlsplit(path).path
         start = max((start for start in self._folders if path.startswith(start)), key=len)
-        return str(self._folders[start] / (path[len(start) :] or "page.html"))
+        return str(self._folders[start] / (path[len(start) :] or self._index(start)))
+
+    def _index(self, start: str) -> str:
+        return next(
+            name for name in ("page.html", "index.html") if (self._folders[start] / name).exists()
+        )
 
     def do_GET(self) -> None:
         self._site.requests.append(self.path)

@@ -40,13 +40,14 @@ def test_all_commands_are_there() -> None:
         f"runs {name}"
         for name in ["list", "show", "retry", "cancel", "delete", "retrigger", "purge"]
     ]
-    rest = ["logs", "steps", "jobs", "migrate", "doctor"]
+    rest = ["logs", "steps", "jobs", "migrate", "doctor", "copy"]
     assert list(commands(build_parser())) == [
         "demo",
         "run",
         "worker",
         "serve",
         "codegen",
+        "browser-bundle",
         *runs,
         *rest,
     ]
@@ -77,7 +78,13 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         ("runs purge --older-than soon", "'soon' is no duration"),
         ("runs list --db a --app b", "not allowed with argument"),
         ("runs list --db :memory:", "a :memory: database belongs to its process"),
-        ("runs list --db postgres://here/jobs", "runs on PostgreSQL are asked for by --url"),
+        ("runs list --db here.db --schema jobs", "--schema is for PostgreSQL"),
+        ("runs list --app app:durably --schema jobs", "--schema goes with --db"),
+        ("migrate --sql --db here.db", "--sql is for PostgreSQL"),
+        (
+            "runs list --db postgresql://u:se/cret@here/jobs",
+            "URL of the database is not understood",
+        ),
         ("runs retrigger some-run", "pass --app MODULE:DURABLY, which knows the job, or --url"),
         ("worker app:durably -c 0", "'0' is no number above 0"),
         ("worker app", "'app' is not MODULE:NAME, as 'app:durably'"),

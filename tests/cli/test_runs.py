@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from durably import Durably, Step, with_log_persistence
 from durably.cli import main
+from tests import postgres
 
 from .conftest import Place, wait_for
 
@@ -25,12 +28,12 @@ LOG_KEYS = ["id", "run_id", "step_name", "level", "message", "data", "timestamp"
 class Shop:
     """A database with a completed, a failed and a pending run, and the command in this process."""
 
-    def __init__(self, database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, database: str, capsys: pytest.CaptureFixture[str]) -> None:
         self.database, self._capsys = database, capsys
         self.completed = self.failed = self.pending = ""
 
     def durably(self, *words: str, code: int = 0, db: bool = True) -> str:
-        found = main([*words, *(["--db", str(self.database)] if db else [])])
+        found = main([*words, *(["--db", self.database] if db else [])])
         out, self.err = self._capsys.readouterr()
         assert found == code, self.err
         return out
@@ -42,13 +45,17 @@ class Shop:
         return str(self.json("runs", "show", run_id)["status"])
 
 
-@pytest.fixture
-def shop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shop:
-    import asyncio
-
-    shop = Shop(tmp_path / "jobs.db", capsys)
+@pytest.fixture(params=["file", "server"])
+def shop(
+    request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Shop]:
+    on_server = request.param == "server"
+    database = asyncio.run(postgres.create_database()) if on_server else tmp_path / "jobs.db"
+    shop = Shop(str(database), capsys)
     asyncio.run(_fill(shop))
-    return shop
+    yield shop
+    if on_server:
+        asyncio.run(postgres.drop_database(shop.database))
 
 
 async def _fill(shop: Shop) -> None:
@@ -162,7 +169,7 @@ def test_what_the_status_forbids_is_one_line(shop: Shop) -> None:
 def test_the_database_may_come_from_the_environment(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DURABLY_DB", str(shop.database))
+    monkeypatch.setenv("DURABLY_DB", shop.database)
     assert shop.completed in shop.durably("runs", "list", db=False)
 
 

@@ -13,8 +13,8 @@ HEAD = """\
 `durably` is installed with the package; with `pip install durably[cli]` it draws with rich. Listings take
 `--json`. A mistake gives one line on standard error, beginning `durably: error:`; `--debug` shows where it
 was raised. `MODULE` is imported with the current directory on the path; `MODULE:JOB` is a `Job` or a
-handle, `MODULE:DURABLY` an instance. Where a command takes `--db PATH`, the default is `$DURABLY_DB`, else
-`./durably.db`.
+handle, `MODULE:DURABLY` an instance. Where a command takes `--db DB`, which is a file or `postgresql://…`, the default is
+`$DURABLY_DB`, else `./durably.db`. That of an application (`--app`) is used with all that the application says about it.
 
 The commands that look at runs and move them ask a server instead with `--url URL`, before or after the command's
 name, or where `$DURABLY_URL` is set and neither `--db` nor `--app` is given. `--header 'NAME: VALUE'` is sent along;

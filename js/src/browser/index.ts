@@ -1,6 +1,7 @@
 /** `durably-react/browser`: Durably in the page itself. Python runs in a worker, SQLite on the disk. */
 
 import { DurablyClient, type JobMap } from "../core/client.js";
+import { DurablyError } from "../core/errors.js";
 import { PortTransport } from "../core/port.js";
 import type { Phase } from "./messages.js";
 import { Tab } from "./tab.js";
@@ -66,6 +67,10 @@ export async function createBrowserDurably<Jobs = JobMap>(
   options: BrowserOptions,
 ): Promise<BrowserDurably<Jobs>> {
   const { jobs, database, bundle = "/durably/", standby = true } = options;
+  if (!isSecureContext) {
+    const message = "browser mode needs https, or a page on localhost";
+    throw new DurablyError(message, 0, "insecure_context");
+  }
   if (!/^\w[\w.-]*$/.test(database)) {
     throw new TypeError(`database must be the name of a file, as "app.sqlite3"; not ${database}`);
   }

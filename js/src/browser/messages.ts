@@ -21,7 +21,10 @@ export interface Orders {
 }
 
 /** From a worker to its own page. */
-export type Report = { phase: Phase } | { failed: { code: string; message: string } };
+export type Report = { phase: Phase } | { failed: { code: string; message: string } } | "yielded";
+
+/** What a page tells its worker later: to end for good, or to let another go on, if one waits. */
+export type Order = "stop" | "yield";
 
 /** On the channel that all pages and workers of a database hear. */
 export type Announcement =

@@ -52,6 +52,8 @@ export interface Python {
   durably: DurablyBrowser;
   /** The names of the modules with jobs. */
   modules: string[];
+  /** False once the interpreter has broken down. */
+  isAlive(): boolean;
 }
 
 const FOLDER = "/durably/jobs";
@@ -60,18 +62,38 @@ const FOLDER = "/durably/jobs";
 export async function loadPython(orders: Orders, tell: (phase: Phase) => void): Promise<Python> {
   tell("python");
   mendFdatasync();
-  const [pyodide, manifest] = await Promise.all([loadPyodide(orders), manifestOf(orders.bundle)]);
+  const [pyodide, manifest, ...jobs] = await Promise.all([
+    loadPyodide(orders),
+    manifestOf(orders.bundle),
+    ...orders.jobs.map((one, index) => jobsOf(one, index, orders.module)),
+  ]);
   tell("packages");
   const wheels = manifest.wheels.map((wheel) => new URL(wheel, orders.bundle).href);
-  await install(pyodide, [...wheels, ...orders.packages]);
+  const more = jobs.flatMap(({ wheel }) => wheel ?? []);
+  await install(pyodide, [...wheels, ...orders.packages, ...more]);
   tell("jobs");
   pyodide.FS.mkdirTree(FOLDER);
   pyodide.runPython(`import sys; sys.path.insert(0, ${JSON.stringify(FOLDER)})`);
-  const modules = await Promise.all(
-    orders.jobs.map((jobs, index) => addJobs(pyodide, jobs, index, orders.module)),
-  );
-  const durably = pyodide.pyimport("durably.browser") as DurablyBrowser;
-  return { fs: pyodide.FS, durably, modules };
+  for (const { module, source } of jobs) {
+    if (source !== undefined) pyodide.FS.writeFile(`${FOLDER}/${module}.py`, source);
+  }
+  const durably = importDurably(pyodide);
+  const isAlive = () => {
+    try {
+      return pyodide.runPython("True") === true;
+    } catch {
+      return false;
+    }
+  };
+  return { fs: pyodide.FS, durably, modules: jobs.map(({ module }) => module), isAlive };
+}
+
+function importDurably(pyodide: Pyodide): DurablyBrowser {
+  try {
+    return pyodide.pyimport("durably.browser") as DurablyBrowser;
+  } catch (error) {
+    throw new Failure("no_package", messageOf(error));
+  }
 }
 
 async function loadPyodide({ pyodide }: Orders): Promise<Pyodide> {
@@ -102,27 +124,22 @@ async function install(pyodide: Pyodide, wheels: string[]): Promise<void> {
   if (problems.length > 0) throw new Failure("no_package", problems.join("\n"));
 }
 
-/** Puts jobs where Python finds them; the name of their module. */
-async function addJobs(
-  pyodide: Pyodide,
-  jobs: string,
-  index: number,
-  module: string | undefined,
-): Promise<string> {
-  if (jobs.includes("\n")) return write(pyodide, index === 0 ? "jobs" : `jobs_${index}`, jobs);
+/** The name of the module with the jobs, and what it comes from. */
+interface Jobs {
+  module: string;
+  source?: string;
+  wheel?: string;
+}
+
+async function jobsOf(jobs: string, index: number, module: string | undefined): Promise<Jobs> {
+  if (jobs.includes("\n")) return { module: index === 0 ? "jobs" : `jobs_${index}`, source: jobs };
   const path = new URL(jobs).pathname;
   const file = decodeURIComponent(path.slice(path.lastIndexOf("/") + 1));
   if (file.endsWith(".whl")) {
-    await install(pyodide, [jobs]);
-    return module ?? file.slice(0, file.indexOf("-"));
+    return { module: module ?? file.slice(0, file.indexOf("-")), wheel: jobs };
   }
   const response = await get(jobs, "no_jobs");
-  return write(pyodide, file.replace(/\.py$/, ""), await response.text());
-}
-
-function write(pyodide: Pyodide, module: string, source: string): string {
-  pyodide.FS.writeFile(`${FOLDER}/${module}.py`, source);
-  return module;
+  return { module: file.replace(/\.py$/, ""), source: await response.text() };
 }
 
 async function get(url: string, code: string): Promise<Response> {

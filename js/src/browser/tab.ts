@@ -6,6 +6,7 @@ import {
   type Announcement,
   channelOf,
   lifeOf,
+  messageOf,
   nameOf,
   type Orders,
   type Phase,
@@ -23,6 +24,8 @@ export class Tab {
   readonly #all: BroadcastChannel;
   readonly #closing = new AbortController();
   #worker: Worker | undefined;
+  #wasReady = false;
+  #hasYielded = false;
   #owner: string | undefined;
   #port: { channel: BroadcastChannel; client: PortClient } | undefined;
   #connected = deferred<PortClient>();
@@ -42,6 +45,9 @@ export class Tab {
     };
     this.#announce({ who: true });
     this.#start();
+    const { signal } = this.#closing;
+    document.addEventListener("freeze", () => this.#worker?.postMessage("yield"), { signal });
+    document.addEventListener("resume", () => this.#resume(), { signal });
   }
 
   /** The way to the owner, as soon as there is one. */
@@ -74,17 +80,42 @@ export class Tab {
   // -- its own worker
 
   #start(): void {
-    const worker = new Worker(this.#script, { type: "module", name: "durably" });
-    worker.onmessage = ({ data }: MessageEvent<Report>) => {
-      if ("phase" in data) this.#tell(data.phase);
-      else this.#fail(new DurablyError(data.failed.message, 0, data.failed.code));
-    };
+    this.#wasReady = this.#hasYielded = false;
+    let worker: Worker;
+    try {
+      worker = new Worker(this.#script, { type: "module", name: "durably" });
+    } catch (error) {
+      this.#fail(this.#noWorker(messageOf(error)));
+      return;
+    }
+    worker.onmessage = ({ data }: MessageEvent<Report>) => this.#hear(data);
     worker.onerror = (event) => {
-      const why = event.message || "it was not found, or the page's policy forbids it";
-      this.#fail(new DurablyError(`the worker ${this.#script} failed: ${why}`, 0, "no_worker"));
+      if (event instanceof ErrorEvent) return; // in the midst of its work: the worker looks after it
+      this.#fail(this.#noWorker("it is not there, or the page's policy forbids it"));
     };
     worker.postMessage(this.#orders);
     this.#worker = worker;
+  }
+
+  #hear(said: Report): void {
+    if (said === "yielded") this.#hasYielded = true;
+    else if ("phase" in said) {
+      this.#wasReady = said.phase === "ready";
+      this.#tell(said.phase);
+    } else if (this.#wasReady) {
+      console.error(`durably: the worker begins anew: ${said.failed.message}`);
+      this.#start();
+    } else this.#fail(new DurablyError(said.failed.message, 0, said.failed.code));
+  }
+
+  /** Awake again. What we had another has now; we are in line again. */
+  #resume(): void {
+    if (this.#hasYielded) this.#start();
+    this.#announce({ who: true });
+  }
+
+  #noWorker(why: string): DurablyError {
+    return new DurablyError(`the worker ${this.#script} cannot be started: ${why}`, 0, "no_worker");
   }
 
   /** Nobody here can own the database. That is the end only while nobody else does. */

@@ -11,6 +11,7 @@ import {
   lifeOf,
   messageOf,
   nameOf,
+  type Order,
   type Orders,
   type Report,
   standbyOf,
@@ -23,16 +24,36 @@ const FOLDER = "/durably/data";
 const CHECK = ".commit-check";
 
 const report = (said: Report) => postMessage(said);
+let database = "";
+let python: Python | undefined;
 let server: PythonServer | undefined;
 
-addEventListener("message", ({ data }: MessageEvent<Orders | "stop">) => {
+addEventListener("message", ({ data }: MessageEvent<Orders | Order>) => {
   if (data === "stop") void stop();
+  else if (data === "yield") void yieldIfAwaited();
   else serve(data).catch(fail);
 });
+for (const broken of ["error", "unhandledrejection"]) addEventListener(broken, checkPython);
 
 async function stop(): Promise<void> {
-  await server?.stop();
-  close();
+  try {
+    await server?.stop();
+  } finally {
+    close();
+  }
+}
+
+/** The page is about to be frozen, and we with it. Whoever waits for the database shall have it. */
+async function yieldIfAwaited(): Promise<void> {
+  const { pending } = await navigator.locks.query();
+  if (server === undefined || !pending?.some(({ name }) => name === nameOf(database))) return;
+  report("yielded");
+  await stop();
+}
+
+/** Something went wrong that nobody expected. When it broke Python, this worker is of no use any more. */
+function checkPython(): void {
+  if (python?.isAlive() === false) fail(new Failure("crashed", "Python broke down"));
 }
 
 function fail(error: unknown): void {
@@ -44,19 +65,16 @@ function fail(error: unknown): void {
 /** The whole life: next in line, then owner. */
 async function serve(orders: Orders): Promise<void> {
   checkPlatform();
-  const { database } = orders;
+  database = orders.database;
   const turn = await held(standbyOf(database));
   const load = () => loadPython(orders, (phase) => report({ phase }));
-  let python = orders.standby ? load() : undefined;
-  python?.catch(() => {}); // awaited below
-  const owning = held(nameOf(database));
-  if (python) {
-    await python;
+  if (orders.standby) {
+    python = await load();
     report({ phase: "standby" });
   }
-  await owning;
-  python ??= load();
-  await own(orders, await python);
+  await held(nameOf(database));
+  python ??= await load();
+  await own(orders, python);
   turn.release();
 }
 
@@ -77,13 +95,10 @@ async function own(orders: Orders, python: Python): Promise<void> {
 
 /** What this browser must have. */
 function checkPlatform(): void {
-  if (!isSecureContext) {
-    throw new Failure("insecure_context", "browser mode needs https, or a page on localhost");
-  }
   const handle = (globalThis as { FileSystemFileHandle?: { prototype: object } })
     .FileSystemFileHandle;
   const hasOpfs = handle && "createSyncAccessHandle" in handle.prototype;
-  if (!navigator.storage?.getDirectory || !hasOpfs || !navigator.locks) {
+  if (!navigator.storage?.getDirectory || !hasOpfs) {
     throw new Failure(
       "no_opfs",
       "this browser has no origin-private file system with synchronous access, or keeps it from this page; " +
@@ -168,6 +183,7 @@ function welcome(database: string, term: string, page: string, server: PythonSer
 }
 
 function pass(said: FromPage, port: PythonPort): void {
+  // Only a Python that has broken down throws here: see `checkPython`.
   if ("cancel" in said) port.cancel(said.id);
   else if ("more" in said) port.more(said.id, said.more);
   else port.ask(said.id, said.method, said.path, JSON.stringify(said.headers), said.body);

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sqlite3
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from ..bell import Presence, presence
 from ..errors import ConfigurationError
 from ..runtime import to_datetime
 from ..state import PARKED
 from ..store import guards
+from ..store.sql import RETIRED
+from .home import newest_schema, schema_version
 from .show import when
-from .target import newest_schema, schema_version
 
 BIG_WAL = 64 * 1024 * 1024  # bytes; a thousand pages are four megabytes
 OVERDUE = 60_000  # milliseconds that a due run may wait for a worker
@@ -38,13 +38,21 @@ class Finding:
     remedy: str | None = None
 
 
-def _statements() -> dict[str, str]:
+Rows = list[Mapping[str, Any]]
+
+
+def statements(words: Mapping[str, str]) -> dict[str, str]:
+    """What is asked of a database about its runs, by name, in its own words."""
     text = files("durably.cli").joinpath("doctor.sql").read_text("utf-8")
+    for word, meaning in words.items():
+        text = text.replace(f"{{{word}}}", meaning)
     parts = re.split(r"^-- (\w+)\n", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-STATEMENTS = _statements()
+def parameters(now: int) -> dict[str, int]:
+    """Those of the statements."""
+    return {"now": now, "before": now - OVERDUE, "parked": PARKED}
 
 
 # -- the machine and the file
@@ -109,14 +117,20 @@ def integrity(connection: sqlite3.Connection) -> Iterator[Finding]:
 
 def schema(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
     """Whether this Durably can use the tables."""
-    version, needed = schema_version(connection, path), newest_schema()
-    what = f"schema {version}, this Durably needs {needed}"
+    yield schema_finding(schema_version(connection, path), newest_schema())
+
+
+def schema_finding(version: int, needed: int, besides: str = "") -> Finding:
+    """What a database's version means."""
+    if version == RETIRED:
+        what = "retired: its runs were copied to another database"
+        return Finding("schema", "wrong", what, "use that one")
+    what = f"schema {version}, this Durably needs {needed}{besides}"
     if version < needed:
-        yield Finding("schema", "wrong", what, "run 'durably migrate'")
-    elif version > needed:
-        yield Finding("schema", "wrong", what, "upgrade this Durably")
-    else:
-        yield Finding("schema", "ok", f"schema {version}")
+        return Finding("schema", "wrong", what, "run 'durably migrate'")
+    if version > needed:
+        return Finding("schema", "wrong", what, "upgrade this Durably")
+    return Finding("schema", "ok", f"schema {version}")
 
 
 def journal(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
@@ -137,13 +151,27 @@ def journal(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
 # -- the runs
 
 
-class Runs:
-    """Checks of what the database says of its runs, at one time."""
+def runs_in_file(connection: sqlite3.Connection, path: Path, now: int) -> Iterator[Finding]:
+    """What a file says of its runs."""
+    rows: dict[str, Rows] = {}
+    for name, text in statements(_WORDS).items():
+        cursor = connection.execute(text, parameters(now))
+        columns = [column[0] for column in cursor.description]
+        rows[name] = [dict(zip(columns, row, strict=True)) for row in cursor]
+    bells = Path(f"{path}-durably")
+    yield from Runs(rows, now, lambda owner: presence(bells / owner) is Presence.DEAD).findings()
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, now: int) -> None:
-        self._connection = connection
-        self._bells = Path(f"{path}-durably")
+
+_WORDS = {"later": "max", "kind": "json_extract(error, '$.type')"}
+
+
+class Runs:
+    """Checks of what a database says of its runs, at one time of the clock that leases end by."""
+
+    def __init__(self, rows: Mapping[str, Rows], now: int, is_dead: Callable[[str], bool]) -> None:
+        self._rows = rows
         self._now = now
+        self._is_dead = is_dead
 
     def findings(self) -> Iterator[Finding]:
         """All of them."""
@@ -152,17 +180,11 @@ class Runs:
             found = [Finding(name, "wrong", what, remedy) for what, remedy in check()]
             yield from found or [Finding(name, "ok", _FINE[name])]
 
-    def _ask(self, name: str) -> list[Mapping[str, Any]]:
-        params = {"now": self._now, "before": self._now - OVERDUE, "parked": PARKED}
-        cursor = self._connection.execute(STATEMENTS[name], params)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
-
     def _leases(self) -> Iterator[tuple[str, str]]:
-        for row in self._ask("owners"):
+        for row in self._rows["owners"]:
             if row["until"] < self._now:
                 state = f"which has not been heard of since before {_time(row['until'])}"
-            elif is_dead(self._bells / row["owner"]):
+            elif self._is_dead(row["owner"]):
                 state = "which is dead"
             else:
                 continue
@@ -172,7 +194,7 @@ class Runs:
             )
 
     def _overdue(self) -> Iterator[tuple[str, str]]:
-        for row in self._ask("overdue"):
+        for row in self._rows["overdue"]:
             since = _time(row["since"])
             yield (
                 f"{row['runs']} runs of job {row['job']!r} wait for a worker since {since}",
@@ -180,25 +202,25 @@ class Runs:
             )
 
     def _abandoned(self) -> Iterator[tuple[str, str]]:
-        for row in self._ask("abandoned"):
+        for row in self._rows["abandoned"]:
             yield (
                 f"run {row['id']} waits behind concurrency key {row['key']!r}, which no run holds",
                 f"durably runs cancel {row['id']}; durably runs retry {row['id']}",
             )
 
     def _poisoned(self) -> Iterator[tuple[str, str]]:
-        for row in self._ask("poisoned"):
+        for row in self._rows["poisoned"]:
             yield (
                 f"run {row['id']} of job {row['job']!r} killed its worker again and again",
                 f"see 'durably steps {row['id']}' for where; mend the job, then durably runs retry",
             )
 
     def _clock(self) -> Iterator[tuple[str, str]]:
-        latest = self._ask("latest")[0]["at"] or 0
+        latest = self._rows["latest"][0]["at"] or 0
         if latest > self._now + FUTURE:
             yield (
                 f"a run was changed at {_time(latest)}, which is in the future",
-                "set this machine's clock; leases end by it",
+                "set the clock of this machine, or the server's; leases end by it",
             )
 
 
@@ -213,17 +235,3 @@ _FINE = {
 
 def _time(at: int) -> str:
     return when(to_datetime(at)) or ""
-
-
-def is_dead(bell: Path) -> bool:
-    """True when a worker's bell is there and nobody answers: its process provably is no more."""
-    if not hasattr(socket, "AF_UNIX"):
-        return False
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ringer:
-        try:
-            ringer.connect(min(str(bell), os.path.relpath(bell), key=len))  # a hundred bytes
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-    return False

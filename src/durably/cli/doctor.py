@@ -12,17 +12,24 @@ from pathlib import Path
 from ..terminal import clean
 from . import checks
 from .checks import Finding
+from .home import named_home, need_driver, open_read_only
 from .show import plain, print_json
-from .target import named_database, open_read_only, path_of
 
 _MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 _NO_FILE = "pass --db PATH or --app MODULE:DURABLY, or make it with 'durably migrate'"
 _DAMAGED = "restore it from a backup; 'sqlite3 FILE .recover' may save what is left"
 
 
-def doctor(args: Namespace) -> int:
+async def doctor(args: Namespace) -> int:
     """Print the findings; 1 if something is wrong."""
-    found = list(examine(path_of(named_database(args)[0])))
+    home = named_home(args)
+    if home.is_server:
+        need_driver()
+        from .server_checks import examine_server
+
+        found = [finding async for finding in examine_server(home)]
+    else:
+        found = list(examine(home.path))
     if args.json:
         print_json([plain(finding) for finding in found])
     else:
@@ -34,7 +41,7 @@ def doctor(args: Namespace) -> int:
 
 
 def examine(path: Path) -> Iterator[Finding]:
-    """The findings about a database. What depends on something broken is not looked at."""
+    """The findings about a file. What depends on something broken is not looked at."""
     yield from checks.sqlite()
     if not path.is_file():
         yield Finding("file", "wrong", f"there is no file {path}", _NO_FILE)
@@ -56,4 +63,4 @@ def _inside(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
             if finding.status == "wrong":
                 return
     now = time.time_ns() // 1_000_000
-    yield from checks.Runs(connection, path, now).findings()
+    yield from checks.runs_in_file(connection, path, now)

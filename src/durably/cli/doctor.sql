@@ -1,4 +1,5 @@
--- What `durably doctor` asks a database, read-only. Statements by name, as in store/queries.sql.
+-- What `durably doctor` asks a database about its runs, read-only. Statements by name, as in
+-- store/queries.sql; {later} and {kind} are words in which the databases differ.
 
 -- owners
 select lease_owner as owner, count(*) as runs, max(due_at) as until
@@ -6,8 +7,8 @@ select lease_owner as owner, count(*) as runs, max(due_at) as until
 
 -- overdue
 -- Due for long, and nobody took them. (A run that was handed back is due since it was created.)
-select job, count(*) as runs, min(max(due_at, updated_at)) as since
-  from durably_runs where status in ('pending', 'waiting') and max(due_at, updated_at) < :before
+select job, count(*) as runs, min({later}(due_at, updated_at)) as since
+  from durably_runs where status in ('pending', 'waiting') and {later}(due_at, updated_at) < :before
  group by job order by 1
 
 -- abandoned
@@ -23,7 +24,7 @@ select waiting.id, waiting.concurrency_key as key
 
 -- poisoned
 select id, job from durably_runs
- where status = 'failed' and json_extract(error, '$.type') = 'poisoned' order by 1
+ where status = 'failed' and {kind} = 'poisoned' order by 1
 
 -- latest
 select max(updated_at) as at from durably_runs

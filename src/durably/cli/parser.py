@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 from ..state import Status
 from . import bundle, runs, serve, work
 from .codegen import codegen
+from .copy import copy
 from .doctor import doctor
+from .home import DEFAULT, VARIABLE
 from .remote import TOKEN, URL, header
-from .target import DEFAULT, VARIABLE, UsageError
+from .target import UsageError
 
 EXIT_CODES = """\
 exit codes:
@@ -56,12 +58,19 @@ def _json(parser: Parser) -> None:
 
 
 def _database(parser: Parser, *, or_server: bool = True) -> None:
-    """Where the runs are. Without ``or_server`` only in a file."""
+    """Where the runs are. Without ``or_server`` only in a database."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--db", metavar="PATH", help=f"the database (${VARIABLE}, ./{DEFAULT})")
+    group.add_argument("--db", metavar="DB",
+                       help=f"the database: a file or postgresql://… (${VARIABLE}, ./{DEFAULT})")  # fmt: skip
     _app(group)
+    _schema(parser)
     if or_server:
         _server(parser, group)
+
+
+def _schema(parser: Parser) -> None:
+    parser.add_argument("--schema", default="", metavar="NAME",
+                        help="on PostgreSQL, where the tables are (where the role's search path leads)")  # fmt: skip
 
 
 def _app(group: Group) -> None:
@@ -94,7 +103,7 @@ def build_parser() -> Parser:
     """The parser of everything; each command's function is in ``args.command``."""
     parser = Parser(
         prog="durably",
-        description="Long jobs in durable, resumable steps, on one SQLite file.",
+        description="Long jobs in durable, resumable steps, on one SQLite file or on PostgreSQL.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -112,6 +121,7 @@ def build_parser() -> Parser:
     _add_runs(commands)
     _add_history(commands)
     _add_upkeep(commands)
+    _add_copy(commands)
     return parser
 
 
@@ -132,9 +142,9 @@ def _add_run(commands: Commands) -> None:
     run.add_argument(
         "--key", metavar="K", help="idempotency key: the same key resumes the same run"
     )
-    run.add_argument(
-        "--db", metavar="PATH", help=f"the database (the handle's, ${VARIABLE}, ./{DEFAULT})"
-    )
+    run.add_argument("--db", metavar="DB",
+                     help=f"the database (the handle's, ${VARIABLE}, ./{DEFAULT})")  # fmt: skip
+    _schema(run)
     run.add_argument("--json", action="store_true", help="print the whole run, not only its result")
     run.epilog = (
         f"{run.epilog}\n\nCtrl-C hands the run back; the same --key resumes it.\n\n{EXIT_CODES}"
@@ -224,6 +234,7 @@ def _add_runs(commands: Commands) -> None:
     what = "a new run with the input of an old one; the application or the server must know its job"
     example = "durably runs retrigger RUN --app app:durably"
     retrigger = _add(of_runs, "retrigger", runs.retrigger, what, example)
+    retrigger.set_defaults(db=None, schema="")
     retrigger.add_argument("run_id", metavar="RUN", help="the run's id")
     group = retrigger.add_mutually_exclusive_group()
     _app(group)
@@ -272,9 +283,32 @@ def _add_history(commands: Commands) -> None:
     _json(jobs)
 
 
+def _add_copy(commands: Commands) -> None:
+    what = "copy all runs and their journals into a new database, while nobody works on either"
+    example = "durably copy jobs.db postgresql://app@db.internal/app --retire"
+    parser = _add(commands, "copy", copy, what, example)
+    for name in ("source", "target"):
+        parser.add_argument(name, metavar=name.upper(), help="a file or postgresql://…")
+        parser.add_argument(f"--{name}-schema", default="", metavar="NAME",
+                            help=f"on PostgreSQL, where the {name}'s tables are")  # fmt: skip
+    parser.add_argument("--retire", action="store_true",
+                        help="mark the source, so that no Durably opens it any more")  # fmt: skip
+    parser.add_argument("--force", action="store_true",
+                        help="although other processes have the source open")  # fmt: skip
+    _json(parser)
+    parser.epilog = (
+        f"{parser.epilog}\n\nAll or nothing: what was interrupted is repeated. Unfinished runs go on from their "
+        "checkpoints.\nBoth sides' counts and checksums are printed."
+    )
+
+
 def _add_upkeep(commands: Commands) -> None:
     what = "bring a database up to date; makes the file if there is none"
     migrate = _add(commands, "migrate", runs.migrate, what, "durably migrate --db jobs.db")
+    migrate.add_argument("--sql", action="store_true",
+                         help="print PostgreSQL's migrations instead, for a tool of your own")  # fmt: skip
+    migrate.add_argument("--after", type=int, default=0, metavar="N",
+                         help="with --sql, only those after number N")  # fmt: skip
     what = (
         "look for what is wrong with a database and its runs, and say what to do; changes nothing"
     )

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from .target import VARIABLE, UsageError
+from .home import VARIABLE
+from .target import UsageError
 
 if TYPE_CHECKING:
     from ..client import DurablyClient

@@ -13,15 +13,17 @@ from ..errors import RunNotFoundError
 from ..events import LogWrite
 from ..models import LogEntry, Run
 from ..terminal import clean, clean_lines
+from .home import Home, named_home, need_driver, newest_schema, opened
 from .remote import connected, named_url
 from .show import brief, plain, plain_run, print_json, print_table, when
-from .target import UsageError, load_durably, named_database, newest_schema, opened, path_of
+from .target import UsageError, load_durably
 
 if TYPE_CHECKING:
     from ..client import DurablyClient
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PAGE = 1000
+_SOME_SERVER = "postgresql://"
 
 
 @asynccontextmanager
@@ -37,8 +39,7 @@ async def _place(args: Namespace) -> AsyncGenerator[Durably | DurablyClient]:
 
 @asynccontextmanager
 async def _database(args: Namespace) -> AsyncGenerator[Durably]:
-    database, jobs = named_database(args)
-    async with opened(database, jobs) as durably:
+    async with opened(named_home(args)) as durably:
         yield durably
 
 
@@ -329,13 +330,29 @@ def _type_of(schema: dict[str, Any]) -> str:
 
 async def migrate(args: Namespace) -> int:
     """Bring a database's schema up to date; makes the file if there is none."""
-    database, _ = named_database(args)
-    path = path_of(database)
-    durably = Durably(database, worker=False)
+    if args.sql:
+        print(_script(args), end="")
+        return 0
+    home = named_home(args)
+    where = home.name
+    durably = home.instance()
     await durably.migrate()
     await durably.stop(0)
     if args.json:
-        print_json({"database": str(path), "schema": newest_schema()})
+        print_json({"database": where, "schema": newest_schema()})
     else:
-        print(f"{path} has schema {newest_schema()}")
+        print(f"{where} has schema {newest_schema()}")
     return 0
+
+
+def _script(args: Namespace) -> str:
+    """The migrations, for PostgreSQL: nobody has a tool of their own for a file."""
+    home = named_home(args) if args.app or args.db else Home(_SOME_SERVER).with_schema(args.schema)
+    if not home.is_server:
+        raise UsageError(
+            f"--sql is for PostgreSQL; 'durably migrate' brings {home.name} up to date"
+        )
+    need_driver()
+    from ..store.postgres.migrating import migration_sql
+
+    return migration_sql(home.options.schema, after=args.after)

@@ -74,7 +74,7 @@ async def _until_stopped(
                 raise ListenError("the server ended by itself; its log says why")
             if works and not durably.is_working:
                 raise StorageError(
-                    f"the worker on {durably.database} had to stop; its log says why"
+                    f"the worker on {durably.shown_database} had to stop; its log says why"
                 )
     finally:
         stopped.cancel()

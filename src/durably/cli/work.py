@@ -9,6 +9,7 @@ import os
 import sys
 from argparse import Namespace
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ..codec import Unstorable
@@ -20,9 +21,10 @@ from ..models import Run
 from ..plugins import with_log_persistence
 from ..state import Status
 from ..terminal import Show, clean, open_bar
+from .home import home, home_of
 from .show import plain_run, print_json
 from .signals import Signals, unless
-from .target import UsageError, default_database, load_durably, load_job
+from .target import UsageError, load_durably, load_job
 
 logger = logging.getLogger("durably")
 
@@ -34,9 +36,10 @@ _LOOK = 1.0  # seconds between two looks at whether the worker still works
 
 async def run(args: Namespace) -> int:
     """Trigger a run and work until it is over."""
-    job, home = load_job(args.job)
+    job, app = load_job(args.job)
     value = _read_input(job, args.input)
-    durably = Durably(args.db or home or default_database(), jobs=[job])
+    where = home(args.db, args.schema) if args.db or app is None else home_of(app)
+    durably = replace(where, jobs=[job]).instance(worker=True)
     durably.use(with_log_persistence())
     signals = Signals()
     await durably.init()

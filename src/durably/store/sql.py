@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
 from ..codec import dump_json
-from ..errors import LeaseLost, RunConflictError, RunNotFoundError
+from ..errors import LeaseLost, RunConflictError, RunNotFoundError, SchemaError
 from ..models import JournalRow, Lease, RunRow
 from ..state import (
     CLAIM,
@@ -49,6 +49,8 @@ MAX_LEASE = 600_000  # a run that keeps losing its lease gets a longer one, up t
 _NONE = 1 << 62  # more recoveries than any run has
 _LOOK, _ROUNDS = 64, 16  # how many due runs a claim looks at in one go, and how often
 _RUN = ", ".join(RunRow._fields)  # not *: a later version's columns must not disturb this one
+RETIRED = 1_000_000
+"""The version of a database whose runs were copied elsewhere, and are to be executed there only."""
 DELETIONS_KEPT = 86_400_000  # a day: how long a watcher may be away and still hear of a deletion
 
 
@@ -131,6 +133,20 @@ def migrations(dialect: Dialect) -> dict[int, str]:
     return {
         int(name.partition("_")[0]): _fill(_read(f"migrations/{name}"), words) for name in found
     }
+
+
+def refuse_newer(database: str, version: int, newest: int) -> None:
+    """``SchemaError`` for a database that is not for this Durably to change."""
+    if version == RETIRED:
+        raise SchemaError(
+            f"{database} is retired: its runs were copied to another database, which is to be used in "
+            "its stead"
+        )
+    if version > newest:
+        raise SchemaError(
+            f"{database} was migrated by a newer Durably (schema {version}, this one knows {newest}); "
+            "nothing was changed. Upgrade this process"
+        )
 
 
 @cache

@@ -167,7 +167,7 @@ class SQLiteStore(Store):
     def _migrate(self, steps: dict[int, str]) -> sql.Transaction[None]:
         # The version is read under the write lock, so two processes cannot both migrate.
         version = yield from self._version()
-        self._refuse_newer(version, max(steps))
+        sql.refuse_newer(str(self.path), version, max(steps))
         for number in sorted(steps):
             if number > version:
                 for statement in _split(steps[number]):
@@ -179,17 +179,10 @@ class SQLiteStore(Store):
         rows = yield "select coalesce(max(version), 0) from durably_version", {}
         return int(rows[0][0])
 
-    def _refuse_newer(self, version: int, newest: int) -> None:
-        if version > newest:
-            raise SchemaError(
-                f"{self.path} was migrated by a newer Durably (schema {version}, this one knows "
-                f"{newest}); nothing was changed. Upgrade this process"
-            )
-
     async def require_schema(self) -> None:
         newest = max(sql.migrations(DIALECT))
         version = await self.schema_version()
-        self._refuse_newer(version, newest)
+        sql.refuse_newer(str(self.path), version, newest)
         if version < newest:
             raise SchemaError(
                 f"{self.path} has schema {version}, this Durably needs {newest}: call "

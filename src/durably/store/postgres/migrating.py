@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import SchemaError
+from .. import sql
 from .link import Session
 from .statements import DIALECT, Statements
 
@@ -19,12 +19,8 @@ async def installed_version(session: Session, statements: Statements) -> int:
     if not await session.fetch(_EXISTS, {}):
         return 0
     rows = await session.fetch("select coalesce(max(version), 0) from durably_version", {})
-    version, newest = int(rows[0][0]), newest_version(statements)
-    if version > newest:
-        raise SchemaError(
-            f"the database was migrated by a newer Durably (schema {version}, this one knows "
-            f"{newest}); nothing was changed. Upgrade this process"
-        )
+    version = int(rows[0][0])
+    sql.refuse_newer("the database", version, newest_version(statements))
     return version
 
 
@@ -39,9 +35,9 @@ async def migrate(session: Session, statements: Statements) -> None:
             await session.execute(text, timeout=_LONG)
 
 
-def migration_sql(schema: str = "") -> str:
-    """All migrations as a script, for those who run such things with a tool of their own."""
-    scripts = "\n\n".join(_scripts(Statements(schema, DIALECT), after=0))
+def migration_sql(schema: str = "", *, after: int = 0) -> str:
+    """The migrations after a number as a script, for those who run such things with a tool of their own."""
+    scripts = "\n\n".join(_scripts(Statements(schema, DIALECT), after=after))
     return f"begin;\n{scripts}\ncommit;\n"
 
 

@@ -49,7 +49,7 @@ PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the stor
 # Seconds between two looks of watchers at the journal: while signals arrive, while they do not, and
 # while a line is awaited whose number is taken already.
 _LOOK, _LOOK_DEAF, _LOOK_CLOSELY = 1.0, 0.25, 0.05
-_NO_URL = (
+NO_URL = (
     "the URL of the database is not understood; it is postgresql://user:password@host:port/name, "
     "where special characters of the password are escaped, as / by %2F"
 )
@@ -127,7 +127,7 @@ class PostgresStore(Store):
             if getattr(error, "sqlstate", None) in _HOPELESS:
                 raise StorageUnavailableError(describe(error)) from None
             if isinstance(error, (ValueError, OverflowError)):  # its words may tell the password
-                raise ConfigurationError(_NO_URL) from None
+                raise ConfigurationError(NO_URL) from None
             raise
 
     async def close(self) -> None:

@@ -1,0 +1,2 @@
+self.DURABLY = { bundle: "/durably/", pages: ["/", "/jobs.py"] };
+importScripts("/durably/service-worker.js");

@@ -1,0 +1,30 @@
+"""The suites that run inside Pyodide, and the tests in them that cannot, each with the reason."""
+
+SUITES = ["tests/store/test_conformance.py", "tests/engine", "tests/reference"]
+
+_THREADS = "there are no threads"
+_PROCESSES = "there are no processes"
+_PLAIN_JOBS = "a plain job waits for its steps, in a thread or where there is JSPI"
+_LOOPS = "it makes an event loop of its own, on sockets"
+_READER = "there is no thread that reads, whose looks it counts"
+_FILES = "it looks for other suites' tests in the checkout"
+_SIGNALS = "nobody sends signals"
+
+LEFT_OUT = {
+    r"\[postgres\b|/test_postgres_\w+\.py::": "no server can be reached",
+    r"test_conformance\.py::.*\[(file|memory)\b": _THREADS,
+    r"test_feed_interleaved\.py::": _LOOPS,
+    r"test_feed_looks\.py::": _READER,
+    r"::test_p6_": _THREADS,
+    r"::test_p7_what_no_exception_is.*\bsync job\b": _PLAIN_JOBS,
+    r"::test_p7_a_keyboard_interrupt_": _SIGNALS,
+    r"engine/test_sync\.py::test_(closing|a_stream)": _THREADS,
+    r"::test_a_plain_job_has_it_too": _PLAIN_JOBS,
+    r"::test_blocking_callers_have_it_too": _THREADS,
+    r"::test_rows_about_http_and_react_name_a_test\[": _FILES,
+    r"::test_t003_": _THREADS,
+    r"::test_t015_": _PLAIN_JOBS,
+    r"::test_t038_": _THREADS,
+    r"::test_t(097|098|099|100|101|103|109)_": _PROCESSES,
+}
+"""By a regular expression that is searched for in the test's id."""
