@@ -214,7 +214,8 @@ async def _enqueue(session: Session, writes: list[Enqueue | Claim]) -> list[Resu
         found: list[Enqueued] = []
         for run in write.runs:  # what is not new has a known key
             if run.id in new:
-                found.append(Enqueued(_as_stored(new[run.id]), True))
+                row = new[run.id]
+                found.append(Enqueued(_as_stored(row) if run.id in taken else row, True))
             else:
                 found.append(await session.run(sql.enqueue_one(run, write.now)))
         results.append(Result(write, found, None))
