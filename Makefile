@@ -62,6 +62,10 @@ format: $(STAMP) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: workers
+workers: $(STAMP) ## Open the PostgreSQL example: two workers and a page
+	@$(BIN)/python examples/postgres_workers/main.py --open
+
 bench: $(STAMP) ## Measure, beside the peers (installs them)
 	$(BIN)/python -m benchmarks
 

@@ -15,16 +15,21 @@ except ImportError:  # without it, all tests run here, one after the other
 
 LONGEST = (
     "tests/http/test_fuzz.py",
+    "tests/pyodide/",
     "tests/crash/",
     "tests/simulation/",
-    "tests/http/streams/test_crowd.py",
-    "tests/http/",
-    "tests/store/",
-    "tests/packaging/",
+    "tests/store/test_state_machine.py",
+    "tests/store/test_postgres",
+    "tests/http/streams/",
+    "tests/browser_mode/",
     "tests/fullstack/",
     "tests/compat/",
     "tests/examples/",
+    "tests/packaging/",
+    "tests/demo/",
     "tests/client/",
+    "tests/http/",
+    "tests/store/",
 )
 """What takes longest, first; all else comes after it."""
 

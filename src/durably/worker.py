@@ -121,14 +121,24 @@ class Worker:
         """Claim no more, let runs end for ``grace`` seconds, then hand the rest back."""
         self._stopping = True
         self._woken.set()
-        if self._main is not None:
-            with suppress(asyncio.CancelledError):
-                await self._main
         try:
+            await self._end_claiming()
             if self._tasks and grace > 0:
                 await asyncio.wait(self._tasks, timeout=grace)
         finally:  # cancelling this ends the grace, not the hand-back
             await self._hand_back()
+
+    async def _end_claiming(self) -> None:
+        """Wait for what is being claimed. Who cancels this meanwhile is heard: the grace is over, too."""
+        task = asyncio.current_task()
+        if self._main is None or task is None:
+            return
+        before = task.cancelling()
+        try:
+            await self._main
+        except asyncio.CancelledError:
+            if task.cancelling() > before:
+                raise
 
     async def _hand_back(self) -> None:
         for execution in list(self._executions.values()):

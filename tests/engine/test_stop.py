@@ -67,3 +67,32 @@ async def test_idle_is_only_who_has_nothing_in_hand(make, monkeypatch):
     monkeypatch.setattr(durably._store, "any_due", asked_after_the_claim)
     await durably.run_until_idle()
     assert (await durably.get_run(run.id)).status == "completed"
+
+
+async def test_who_cancels_a_stop_is_heard_while_it_ends_its_claims(make, monkeypatch):
+    durably = await make(start=False)
+
+    @durably.job("hold")
+    async def hold(step: Step) -> None:
+        await asyncio.Event().wait()
+
+    looking = asyncio.Event()
+
+    async def look_after():
+        looking.set()
+        await asyncio.Event().wait()
+
+    await durably.init()
+    run = await hold.trigger()
+    while (await durably.get_run(run.id)).status != "running":
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(durably._store, "look_after", look_after)
+    await looking.wait()
+    stopping = asyncio.create_task(durably.stop(grace=3600))
+    await asyncio.sleep(0.05)
+    stopping.cancel()
+    await asyncio.wait({stopping}, timeout=60)
+    assert stopping.cancelled()
+    monkeypatch.undo()
+    await durably.migrate()
+    assert (await durably.get_run(run.id)).status == "pending"

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 from ..http import Handler, Refusal, Request, Response
 from ..http.message import parse_query
+
+logger = logging.getLogger("durably")
 
 WINDOW = 64  # chunks of a stream that the page has not taken yet
 
@@ -78,6 +81,8 @@ class Port:
             async for text in _texts(response):
                 await room.acquire()
                 self._page.chunk(id, text)
+        except Exception:
+            logger.exception("an answer broke off")
         finally:
             close: Any = getattr(response.body, "aclose", None)
             if close is not None:

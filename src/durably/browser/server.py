@@ -39,6 +39,11 @@ class Server:
         """A port for a page."""
         return Port(self._handler, page)
 
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return self._handler.streams
+
     async def stop(self, grace: float = 0) -> None:
         """Let runs end for ``grace`` seconds, hand back what still runs, close the database."""
         self._handler.close_streams()

@@ -123,8 +123,9 @@ class Stream(AsyncIterator[bytes]):
         """By run: when its progress was told, and which."""
         self._late: dict[str, RunProgress] = {}
         """Progress that is not told yet, to keep to the throttle."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         """Wakes the reader, for what is late and for pings: one for both, for many chunks."""
+        self._rings_at = float("inf")
         self._over = self._ended = False
         self._pump = asyncio.create_task(self._pump_all(), name="durably-sse")
 
@@ -172,9 +173,10 @@ class Stream(AsyncIterator[bytes]):
     def _ring_at(self, due: float) -> None:
         """Wake the reader at a time; it sees to what is due later."""
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._rings_at <= due:
                 return
             self._timer.cancel()
+        self._rings_at = due  # a browser's loop does not tell when a timer is due
         self._timer = self._loop.call_at(due, self._ring)
 
     def _ring(self) -> None:

@@ -29,7 +29,9 @@ class Settings(NamedTuple):
     """Given as the variable ``STREAMS``, in JSON."""
 
     folder: str
-    """Of the database, and of the gates: files for which runs wait."""
+    """Of the database, where it is a file, and of the gates: files for which runs wait."""
+    url: str = ""
+    """Of the database, where it is on a server."""
     worker: bool = True
     logs: bool = False
     """Whether log lines are kept."""
@@ -91,7 +93,8 @@ def make(settings: Settings) -> Durably:
     """An instance on the folder's database, with a job of each name that tests ask for."""
     folder = Path(settings.folder)
     short = {"polling_interval": 0.05, "heartbeat_interval": 0.2, "stale_threshold": 2.0}
-    durably = Durably(folder / "jobs.db", worker=settings.worker, **short | settings.options)
+    database = settings.url or folder / "jobs.db"
+    durably = Durably(database, worker=settings.worker, **short | settings.options)
     if settings.logs:
         durably.use(with_log_persistence())
 

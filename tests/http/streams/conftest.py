@@ -77,12 +77,18 @@ def processes() -> Iterator[list[Process]]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, processes: list[Process]) -> Start:
+def url() -> str:
+    """Of the database of the servers and workers of one's own; "" for a file."""
+    return ""
+
+
+@pytest.fixture
+def serve(tmp_path: Path, processes: list[Process], url: str) -> Start:
     """Start a server of one's own: ``await serve(worker=False)``; options as ``Settings`` and ``Server``."""
 
     async def serve(app: str = "", **settings: Any) -> Server:
         name = f"server-{len(processes)}"
-        server = Server(Settings(str(tmp_path), **settings), name, app=app)
+        server = Server(Settings(str(tmp_path), url, **settings), name, app=app)
         processes.append(server)
         await server.start()
         return server
@@ -91,11 +97,11 @@ def serve(tmp_path: Path, processes: list[Process]) -> Start:
 
 
 @pytest.fixture
-def work(tmp_path: Path, processes: list[Process]) -> Start:
+def work(tmp_path: Path, processes: list[Process], url: str) -> Start:
     """Start a process that only works."""
 
     async def work(**settings: Any) -> Worker:
-        worker = Worker(Settings(str(tmp_path), **settings), f"worker-{len(processes)}")
+        worker = Worker(Settings(str(tmp_path), url, **settings), f"worker-{len(processes)}")
         processes.append(worker)
         await worker.start()
         return worker

@@ -1,21 +1,33 @@
-"""A web process that does not work, workers that do not serve, one SQLite file."""
+"""A web process that does not work, workers that do not serve, and nothing but the database between them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
+import pytest
+
+from tests.crash.place import new_database
 from tests.http.streams.conftest import Gate, Start
 from tests.http.streams.reader import FINAL, PATIENCE, Block, Reader
 from tests.http.streams.server import Server
 from tests.tier import by_tier
 
+MANY = 50  # subscribers of one run, and as many of the list
 RUNS = by_tier(quick=10, ci=40, soak=200)
 STEPS = 30
 SLOW = ["steps", STEPS, 10, 0.01]
 ALL = list(range(1, STEPS + 4))  # triggered, started, its steps, completed
+
+
+@pytest.fixture(params=["file", "server"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """On one machine, or on many."""
+    with new_database("sqlite" if request.param == "file" else "postgresql") as url:
+        yield url
 
 
 def numbers(events: Iterable[Block]) -> list[int]:
@@ -165,3 +177,30 @@ async def test_a_list_elsewhere_shows_what_there_is(serve: Start, work: Start) -
         assert time.monotonic() < deadline, (statuses, ended)
         await asyncio.sleep(0.02)
     watching.cancel()
+
+
+async def test_many_subscribers_ask_the_database_little_more_than_one(
+    serve: Start, work: Start
+) -> None:
+    """One look at the journal serves all of them, and while nothing happens there is hardly any."""
+    web = await serve(worker=False)
+    await work()
+    gate = Gate(web.folder)
+    run_id = await web.trigger(gate.wait, ["steps", 40, 10, 0.01], ["sleep", 3], ["step", "last"])
+    readers = [await web.subscribe(run_id, 0) for _ in range(MANY)]
+    readers += [await web.follow() for _ in range(MANY)]
+    for reader in readers[:MANY]:
+        await reader.until(lambda block: block.type == "run:start")
+    begun = Counter((await web.probe())["calls"])
+    gate.open()
+    for reader in readers:
+        await reader.until(lambda block: block.event["stepName"] == "step-39")
+    busy = Counter((await web.probe())["calls"]) - begun
+    await asyncio.sleep(1)
+    quiet = Counter((await web.probe())["calls"]) - begun - busy
+    for reader in readers:
+        await reader.until(lambda block: block.type == "run:complete")
+    print(f"{2 * MANY} subscribers; 40 steps: {dict(busy)}; a second without news: {dict(quiet)}")
+    del busy["changed"], quiet["changed"]  # which asks nobody on a server, and a number on a file
+    assert busy.total() < 4 * 40
+    assert quiet.total() < MANY
