@@ -106,17 +106,17 @@ async def concurrent(
         await asyncio.sleep(0.2)
         idle = rss_mb()
         await handle.batch_trigger(list(range(WARM_UP)))
-        await until_over(d, lambda: ended == WARM_UP)
+        await _until_over(d, lambda: ended == WARM_UP)
         ended = 0
         meter = Meter()
         await handle.batch_trigger(list(range(runs)))
-        await until_over(d, lambda: ended == runs)
+        await _until_over(d, lambda: ended == runs)
         meter.stop()
         after = rss_mb()
     return {**meter.per_step(runs * steps), "rss_idle_mb": idle, "rss_after_mb": after}
 
 
-async def until_over(d: Durably, all_ended: Any) -> None:
+async def _until_over(d: Durably, all_ended: Any) -> None:
     """First every job function has returned, then every run is settled."""
     while not all_ended():
         await asyncio.sleep(0.002)

@@ -16,7 +16,7 @@ from durably.state import PARKED
 from durably.store.postgres.store import PostgresStore
 
 from .meter import Meter, Result, Window, drive, percentile
-from .ours import concurrent, latency, sequential, trigger_from_afar, trivial, until_over
+from .ours import WARM_UP, concurrent, latency, sequential, trigger_from_afar, trivial
 
 FILL = """
 insert into durably_runs (id, job, status, input, labels, concurrency_key, due_at, created_at, updated_at)
@@ -39,22 +39,22 @@ BEHIND = (
 
 async def plain_jobs(db: str, runs: int, concurrency: int) -> Result:
     """Triggered in one batch: from that to the last run completed."""
-    ended = 0
 
     @job("plain")
     async def plain(step: Step, i: int) -> int:
-        nonlocal ended
-        ended += 1
         return i
+
+    async def until_ended(d: Durably, count: int) -> None:
+        while d.metrics.ended["plain", "completed"] < count:  # counted once it is written
+            await asyncio.sleep(0.002)
 
     async with Durably(db, jobs=[plain], max_concurrent_runs=concurrency) as d:
         handle = d.register(plain)
-        await handle.batch_trigger(list(range(50)))
-        await until_over(d, lambda: ended == 50)
-        ended = 0
+        await handle.batch_trigger(list(range(WARM_UP)))
+        await until_ended(d, WARM_UP)
         meter = Meter()
         await handle.batch_trigger(list(range(runs)))
-        await until_over(d, lambda: ended == runs)
+        await until_ended(d, WARM_UP + runs)
         meter.stop()
     return {"runs_s": runs / meter.wall, "cpu_us": meter.cpu / runs * 1e6}
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import ClosedError, LeaseLost, StorageUnavailableError
@@ -142,21 +141,14 @@ class Flusher:
     async def _together(self, session: Session, batch: list[Write[Any]]) -> list[Result]:
         again = any(write.tries for write in batch)
         several = len({write.kind for write in batch}) > 1
-        async with AsyncExitStack() as stack:
-            if again or several or any(write.needs_transaction for write in batch):
-                await stack.enter_async_context(session.transaction())
+        if not (again or several or any(write.needs_transaction for write in batch)):
+            return await _by_kind(session, batch)  # one statement
+        async with session.transaction():
             if again or several:
                 await _lock(session, batch)
             results = await _already_done(session, batch) if again else []
             done = {result.write for result in results}
-            kinds: dict[str, list[Any]] = {}
-            for write in batch:
-                if write not in done:
-                    kinds.setdefault(write.kind, []).append(write)
-            for kind, writes in kinds.items():
-                together: _Together = _KINDS.get(kind, _settle)
-                results += await together(session, writes)
-        return results
+            return results + await _by_kind(session, [w for w in batch if w not in done])
 
     async def _one_by_one(self, session: Session, batch: list[Write[Any]]) -> list[Result]:
         async with session.transaction():
@@ -173,6 +165,17 @@ class Flusher:
             if is_passing(error):
                 raise
             return Result(write, None, error)
+
+
+async def _by_kind(session: Session, batch: list[Write[Any]]) -> list[Result]:
+    kinds: dict[str, list[Any]] = {}
+    for write in batch:
+        kinds.setdefault(write.kind, []).append(write)
+    results: list[Result] = []
+    for kind, writes in kinds.items():
+        together = _KINDS.get(kind, _settle)
+        results += await together(session, writes)
+    return results
 
 
 async def _lock(session: Session, batch: list[Write[Any]]) -> None:
