@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 JS_STAMP := js/node_modules/.installed
 
-.PHONY: help demo test check lint types layers js fullstack format bench soak clean
+.PHONY: help demo test check lint types layers js fullstack browser-demo format bench soak clean
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 # Sets itself up: with uv where it is installed, else with venv and pip. The versions are locked.
 $(STAMP): pyproject.toml requirements-dev.txt
@@ -57,6 +57,11 @@ js: $(STAMP) $(JS_STAMP) ## Check and test the npm package (needs Node)
 fullstack: $(STAMP) ## Set up and open the full-stack example: FastAPI and React
 	@cd examples/fullstack && npm ci --silent && npm run --silent build
 	@cd examples/fullstack && ../../$(BIN)/python main.py --open
+
+browser-demo: $(STAMP) $(JS_STAMP) ## Set up and serve the example that runs in the browser alone
+	@cd js && npm run --silent build
+	@$(BIN)/durably browser-bundle examples/browser-only/public/durably --js js/dist
+	@cd examples/browser-only && npm ci --silent && npm run --silent build && npm run --silent preview
 
 format: $(STAMP) ## Format the code and mend what can be mended
 	$(BIN)/ruff format .

@@ -1,12 +1,17 @@
 """Fixtures that every test may use: real stores on real files and on a real server."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from durably.runtime import Runtime
 from durably.store.postgres.statements import DIALECT
 from durably.store.postgres.store import PostgresStore
 from durably.store.sqlite import SQLiteStore
 from tests import parallel, postgres
+
+# A busy machine is no failure.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.hookimpl(trylast=True)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -146,37 +146,47 @@ class Feed:
         Who came back is told how far the run got before an end that it missed.
         """
         watcher = self._join(run_id)
-        last, final, following, limit = after, False, False, FEW
         try:
-            while not self._closed:
-                is_new = last == after and not following
-                lines, row = await self._read(run_id, last, limit, is_new=is_new)
-                progress = self._progress_now(row, watcher, following)
-                news = progress if following or came_back else None
-                for event in _events_of(lines, watcher, news):
-                    last, final = event.sequence or last, event.is_final
+            async with aclosing(self._follow(run_id, watcher, after, came_back)) as told:
+                async for event in told:
                     yield event
-                if len(lines) == limit:
-                    limit = _next_limit(lines, limit)
-                    continue
-                if final or await self._is_over(run_id, row, last):
-                    return
-                if progress is not None and watcher.told == progress.progress:
-                    yield progress
-                following = True
-                while not final and (live := await watcher.next()) is not None:
-                    number = live.sequence or 0
-                    if number == last + 1:
-                        last, final = number, live.is_final
-                        yield live
-                    elif number > last or live.is_final:
-                        break  # the journal has what is missing, and a deletion's number
-                    elif number == 0:
-                        yield live
-                if final and watcher.is_idle:
-                    return
+        except ClosedError:
+            if not self._closed:  # else it was closed while the store was asked
+                raise
         finally:
             self._leave(run_id, watcher)
+
+    async def _follow(
+        self, run_id: str, watcher: Watcher, after: int, came_back: bool
+    ) -> AsyncGenerator[AnyEvent, None]:
+        last, final, following, limit = after, False, False, FEW
+        while not self._closed:
+            is_new = last == after and not following
+            lines, row = await self._read(run_id, last, limit, is_new=is_new)
+            progress = self._progress_now(row, watcher, following)
+            news = progress if following or came_back else None
+            for event in _events_of(lines, watcher, news):
+                last, final = event.sequence or last, event.is_final
+                yield event
+            if len(lines) == limit:
+                limit = _next_limit(lines, limit)
+                continue
+            if final or await self._is_over(run_id, row, last):
+                return
+            if progress is not None and watcher.told == progress.progress:
+                yield progress
+            following = True
+            while not final and (live := await watcher.next()) is not None:
+                number = live.sequence or 0
+                if number == last + 1:
+                    last, final = number, live.is_final
+                    yield live
+                elif number > last or live.is_final:
+                    break  # the journal has what is missing, and a deletion's number
+                elif number == 0:
+                    yield live
+            if final and watcher.is_idle:
+                return
 
     async def _read(
         self, run_id: str, after: int, limit: int, *, is_new: bool

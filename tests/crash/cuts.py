@@ -20,7 +20,7 @@ from tests.proxy import Cut, Proxy
 
 from .harness import Child, Nursery, Report, folder, main, until
 from .oracle import World
-from .place import POSTGRES, name_of, new_database
+from .place import POSTGRES, Way, name_of, new_database, straight
 
 ORDERS = [{"steps": 6, "ms": 4, "chat": True}, {"steps": 4, "ms": 10}, {"steps": 8}]
 LEASES = {
@@ -73,14 +73,15 @@ def wire_to(url: str) -> Iterator[Wire]:
 
 
 def run(
-    cuts: int = 200, seed: int = 7, workers: int = 2, database: str = POSTGRES, plant: str | None = None
+    cuts: int = 200, seed: int = 7, workers: int = 2, database: str = POSTGRES,
+    plant: str | None = None, way: Way = straight,
 ) -> Report:  # fmt: skip
     """Cut after cut, until there were enough; then everything must end as if there had been none."""
     options = {"cuts": cuts, "workers": workers, "database": name_of(database)}
     report = Report("cuts", seed, options)
     started = time.monotonic()
     with (
-        folder("cuts") as where, new_database(database) as url, wire_to(url) as wire, Nursery() as nursery,
+        folder("cuts") as where, new_database(database) as url, wire_to(way(url)) as wire, Nursery() as nursery,
     ):  # fmt: skip
         world = World(where, url=url)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .harness import Child, Nursery, Report, folder, main, until
 from .oracle import World
-from .place import SQLITE, name_of, new_database
+from .place import SQLITE, Way, name_of, new_database, straight
 
 # By whether the database is on a server. On a file, a dead process's leases are ended by the next one at once.
 LEASES = (
@@ -27,9 +27,10 @@ class Killer:
     """Kills a worker again and again, and looks at what is left before each restart."""
 
     def __init__(
-        self, report: Report, where: Path, url: str, concurrency: int, plant: str | None
+        self, report: Report, where: Path, url: str, way: Way, concurrency: int, plant: str | None
     ) -> None:
         self.world = World(where, url=url)
+        self.way = way
         self.report = report
         self.random = random.Random(report.seed)
         self.concurrency = concurrency
@@ -39,7 +40,7 @@ class Killer:
         return {
             "role": "work",
             "folder": str(self.world.folder),
-            "url": self.world.url,
+            "url": self.way(self.world.url),
             "next_key": len(self.world.acked),
             "active": self.concurrency + 1,
             "orders": [{"steps": 12, "ms": 12}, {"steps": 8, "ms": 25, "chat": True}, {"steps": 5}],
@@ -95,14 +96,14 @@ class Killer:
 
 def run(
     kills: int = 300, seed: int = 7, concurrency: int = 1, plant: str | None = None,
-    database: str = SQLITE,
+    database: str = SQLITE, way: Way = straight,
 ) -> Report:  # fmt: skip
-    """The whole loop."""
+    """The whole loop; ``way`` leads the workers to the database, past a pooler for one."""
     options = {"kills": kills, "concurrency": concurrency, "database": name_of(database)}
     report = Report("kill_loop", seed, options)
     started = time.monotonic()
     with folder("kill") as where, new_database(database) as url, Nursery() as nursery:
-        killer = Killer(report, where, url, concurrency, plant)
+        killer = Killer(report, where, url, way, concurrency, plant)
         for _ in range(kills):
             child = nursery.take()
             killer.strike(child)

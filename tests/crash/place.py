@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,12 @@ _JOURNAL = (
     " from durably_journal order by position"
 )
 _HELD = "select id from durably_runs where status = 'running' and lease_owner like {}"
+# Connections end with their process; but a pooler keeps some, which do nothing.
+_AT_WORK = """
+select count(*) from pg_stat_activity
+ where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+   and not (state = 'idle' and state_change < clock_timestamp() - interval '500 ms')
+"""
 _PATIENCE = 60.0  # seconds for a server that restarts, and for what dead processes left at work
 
 
@@ -144,7 +150,7 @@ class Database:
         self._connection: Any = None
 
     def read(self, *, dead: bool) -> Snapshot:
-        """What a dead process asked for last may still be under way: then that is waited for."""
+        """What a dead process asked for last may still be under way: that is waited for."""
         if dead:
             self._await_silence()
         return self._runner.run(self._again(self._read))
@@ -157,11 +163,7 @@ class Database:
 
     def _await_silence(self) -> None:
         end = time.monotonic() + _PATIENCE
-        others = (
-            "select count(*) from pg_stat_activity where datname = current_database()"
-            " and backend_type = 'client backend' and pid <> pg_backend_pid()"
-        )
-        while self._fetch(others)[0][0]:
+        while self._fetch(_AT_WORK)[0][0]:
             assert time.monotonic() < end, "connections of dead processes do not end"
             time.sleep(0.002)
 
@@ -215,6 +217,15 @@ def new_database(kind: str) -> Iterator[str]:
             yield url
         finally:
             runner.run(postgres.drop_database(url, server))
+
+
+Way = Callable[[str], str]
+"""How processes reach a database: its URL, changed."""
+
+
+def straight(url: str) -> str:
+    """The way of most."""
+    return url
 
 
 def name_of(kind: str) -> str:

@@ -43,7 +43,7 @@ def test_python_runs(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", with_block("sh"))
 def test_shell_commands_exist(page: Path) -> None:
-    targets = re.findall(r"^([a-z]+):", (doc.ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", (doc.ROOT / "Makefile").read_text(), re.MULTILINE)
     for block in doc.blocks(page):
         if block.language != "sh":
             continue

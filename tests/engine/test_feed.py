@@ -515,6 +515,21 @@ async def test_closing_ends_every_watch(make: Make, script: Any) -> None:
     assert feed._looking is None
 
 
+async def test_closing_ends_a_watch_that_is_reading(
+    make: Make, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durably = await make(script)
+    run = await durably.register(script).trigger(["never"])
+    read = durably._store.run
+
+    async def closed_meanwhile(run_id: str) -> Any:
+        await durably.stop(0)
+        return await read(run_id)
+
+    monkeypatch.setattr(durably._store, "run", closed_meanwhile)
+    await Watch(durably.subscribe(run.id)).ended()
+
+
 async def test_nothing_is_left_of_watchers_that_leave(make: Make, script: Any) -> None:
     durably, other = await make(script), await make(script, worker=False)
     run = await durably.register(script).trigger(["a"])

@@ -41,7 +41,9 @@ async def test_an_idle_worker_says_about_one_thing_a_second(postgres_url, jobs):
             before = proxy.chunks
             await asyncio.sleep(IDLE)
             said = proxy.chunks - before
-    assert said <= IDLE + 2, "one poll a second, and now and then a probe of the connection that listens"
+    assert said <= IDLE + 2, (
+        "one poll a second, and now and then a probe of the connection that listens"
+    )
 
 
 async def test_no_load_keeps_leases_from_being_renewed(postgres_url):

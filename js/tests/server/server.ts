@@ -1,6 +1,7 @@
 /** The real server, in a process of its own. */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { createSocket, type Socket } from "node:dgram";
 import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -86,13 +87,33 @@ export class Server {
   }
 }
 
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
+const FIRST_PORT = 20_000;
+const FIRST_EPHEMERAL = 32_768;
+
+/**
+ * A port that stays ours while the server is down: none that the system hands out to connections, and with
+ * the port of UDP, which nothing here speaks, held as a mark for other processes.
+ */
+async function freePort(): Promise<number> {
+  for (;;) {
+    const port = FIRST_PORT + Math.floor(Math.random() * (FIRST_EPHEMERAL - FIRST_PORT));
+    const mark = createSocket("udp4").unref();
+    if ((await binds(mark, port)) && (await listens(port))) return port;
+    mark.close();
+  }
+}
+
+function binds(mark: Socket, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    mark.once("error", () => resolve(false));
+    mark.bind({ port, address: "127.0.0.1", exclusive: true }, () => resolve(true));
+  });
+}
+
+function listens(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
     const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const address = probe.address();
-      probe.close(() => resolve(typeof address === "object" && address ? address.port : 0));
-    });
+    probe.once("error", () => resolve(false));
+    probe.listen(port, "127.0.0.1", () => probe.close(() => resolve(true)));
   });
 }
