@@ -173,7 +173,7 @@ async def _by_kind(session: Session, batch: list[Write[Any]]) -> list[Result]:
         kinds.setdefault(write.kind, []).append(write)
     results: list[Result] = []
     for kind, writes in kinds.items():
-        together = _KINDS.get(kind, _settle)
+        together: _Together = _KINDS.get(kind, _settle)
         results += await together(session, writes)
     return results
 
