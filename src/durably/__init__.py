@@ -1,6 +1,6 @@
 """Durably: long jobs in durable, resumable steps. The map of the house, imports go down only.
 
-    floor 4  doors    cli  demo  client
+    floor 4  doors    cli  demo  client  browser
     floor 3  engine   durably -> http -> sync -> handle -> worker -> execution -> report -> engine -> job -> step
                       feed  emitter  bell  heartbeat  threads  metrics  options  plugins
     floor 2  memory   store/sqlite -> store/writer, store/guards -> store/sql -> store/base

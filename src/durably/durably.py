@@ -656,9 +656,18 @@ class Durably(Emitter):
         if self._retain is not None:
             await self._purge(self._retain)
 
-    async def enqueue(self, new: Sequence[NewRun]) -> list[tuple[RunRow, bool]]:
-        """Store checked runs and tell of them; each row, and whether it is new."""
+    async def enqueue(
+        self, new: Sequence[NewRun], connection: Any = None
+    ) -> list[tuple[RunRow, bool]]:
+        """Store checked runs and tell of them; each row, and whether it is new.
+
+        Within the transaction of a ``connection``, nothing is told: whether they come to be is open.
+        """
         self._check_loop()
+        if connection is not None:
+            now = self._runtime.now()
+            within = await self._store.enqueue_within(connection, new, now)
+            return [(row, created) for row, created in within]
         if self._worker is not None:
             self._worker.wake()  # already: an idle worker's claim then joins the same commit
         enqueued = await self._store.enqueue(new, self._runtime.now())

@@ -77,6 +77,7 @@ class JobHandle(Generic[I, O]):
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "",
+        connection: Any = None,
     ) -> Run[I, O]:
         """Create a pending run, once ``input`` is valid.
 
@@ -86,10 +87,15 @@ class JobHandle(Generic[I, O]):
         whatever else the run belongs to; both keys hold within their scope. Set it on the server: it
         is not for clients to choose.
 
-        Raises ``InvalidInputError`` with the path of what does not fit.
+        ``connection``, on PostgreSQL: yours, of asyncpg, psycopg 3 or SQLAlchemy, in a transaction. The
+        run is there exactly if that is committed, and workers hear of it then. Errors of its driver
+        are raised as they are.
+
+        Raises ``InvalidInputError`` with the path of what does not fit, and ``ConfigurationError`` for
+        a connection that cannot be used, before anything is written.
         """
         item = Trigger(input, idempotency_key, concurrency_key, labels or {}, scope)
-        return (await self.batch_trigger([item]))[0]
+        return (await self.batch_trigger([item], connection=connection))[0]
 
     async def trigger_and_wait(
         self,
@@ -111,8 +117,13 @@ class JobHandle(Generic[I, O]):
         )
         return await self._durably.wait(run, timeout)
 
-    async def batch_trigger(self, inputs: Sequence[I | Trigger[I]]) -> list[Run[I, O]]:
-        """Trigger many in one transaction; all inputs are validated before any is stored."""
+    async def batch_trigger(
+        self, inputs: Sequence[I | Trigger[I]], *, connection: Any = None
+    ) -> list[Run[I, O]]:
+        """Trigger many in one transaction; all inputs are validated before any is stored.
+
+        ``connection``: a transaction of yours to do it in; see ``trigger``.
+        """
         new: list[NewRun] = []
         for i, item in enumerate(inputs):
             one = cast("Trigger[I]", item if isinstance(item, Trigger) else Trigger(item))
@@ -122,7 +133,7 @@ class JobHandle(Generic[I, O]):
                 if len(inputs) == 1:
                     raise
                 raise InvalidInputError(f"item {i}: {error}", path=error.path) from None
-        enqueued = await self._durably.enqueue(new)
+        enqueued = await self._durably.enqueue(new, connection)
         return [
             run_from_row(
                 row,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -10,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import events
-from .errors import ClosedError
+from .errors import ClosedError, ConfigurationError
 from .handle import JobHandle, Trigger
 from .job import Job
 from .models import Health, I, LogEntry, O, Run, StepRecord
@@ -181,14 +182,16 @@ class SyncDurably:
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "",
+        connection: Any = None,
     ) -> Run[I, O]:
-        """As ``JobHandle.trigger``."""
+        """As ``JobHandle.trigger``; ``connection`` is one that blocks, too."""
         return self.handle(job).trigger(
             input,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             labels=labels,
             scope=scope,
+            connection=connection,
         )
 
     def trigger_and_wait(
@@ -329,14 +332,16 @@ class SyncJobHandle(Generic[I, O]):
         concurrency_key: str | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "",
+        connection: Any = None,
     ) -> Run[I, O]:
-        """As ``JobHandle.trigger``."""
+        """As ``JobHandle.trigger``; ``connection`` is one that blocks, too."""
         triggered = self._handle.trigger(
             input,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             labels=labels,
             scope=scope,
+            connection=_blocking(connection),
         )
         return self._durably.call(triggered)
 
@@ -361,9 +366,12 @@ class SyncJobHandle(Generic[I, O]):
         )
         return self._durably.call(done)
 
-    def batch_trigger(self, inputs: Sequence[I | Trigger[I]]) -> list[Run[I, O]]:
-        """As ``JobHandle.batch_trigger``."""
-        return self._durably.call(self._handle.batch_trigger(inputs))
+    def batch_trigger(
+        self, inputs: Sequence[I | Trigger[I]], *, connection: Any = None
+    ) -> list[Run[I, O]]:
+        """As ``JobHandle.batch_trigger``; ``connection`` is one that blocks, too."""
+        connection = _blocking(connection)
+        return self._durably.call(self._handle.batch_trigger(inputs, connection=connection))
 
     def get_run(self, run_id: str) -> Run[I, O] | None:
         """As ``JobHandle.get_run``."""
@@ -384,3 +392,13 @@ class SyncJobHandle(Generic[I, O]):
             status=status, labels=labels, limit=limit, offset=offset, cursor=cursor, scope=scope
         )
         return self._durably.call(found)
+
+
+def _blocking(connection: Any) -> Any:
+    """Not one that belongs to an event loop, which is another than ours."""
+    if inspect.iscoroutinefunction(inspect.unwrap(getattr(connection, "execute", len))):
+        raise ConfigurationError(
+            "an asynchronous connection belongs to its event loop; with durably.sync() use one that "
+            "blocks, as psycopg.Connection or a Session of SQLAlchemy"
+        )
+    return connection

@@ -10,10 +10,20 @@ from playwright.async_api import async_playwright
 
 from tests.browser.chromium import Chromium
 from tests.browser.fixtures import *  # noqa: F403
+from tests.tier import TIER
 
 from . import bundle
 from .browser import Profile
 from .site import HERE, Site
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The soak tier is left out unless it is asked for."""
+    if TIER == "soak" or "soak" in config.getoption("markexpr", ""):
+        return
+    left_out = [item for item in items if item.get_closest_marker("soak")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,9 @@ import pytest
 
 from durably import Durably, Step
 from durably.cli import main
-from tests import postgres
+from tests import debian, postgres
+from tests.pooler import pooler
+from tests.tier import TIER
 
 from .conftest import Place, wait_for
 
@@ -232,3 +235,44 @@ async def _trigger(url: str, name: str, input: Any = None, key: str | None = Non
     run = await job.trigger(input, concurrency_key=key)
     await durably.stop(0)
     return run.id
+
+
+# -- behind PgBouncer in transaction mode
+
+
+@pytest.fixture
+def pooled(url: str) -> Iterator[str]:
+    try:
+        debian.program("pgbouncer", "usr/sbin/pgbouncer")
+    except debian.Unavailable as why:
+        if TIER != "quick":
+            pytest.fail(str(why))
+        pytest.skip(str(why))
+    with pooler(url) as through:
+        yield through
+
+
+def test_a_pooler_is_noticed(
+    pooled: str, url: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["migrate", "--db", pooled])
+    found = examine(pooled, capsys)
+    assert list(found) == HEALTHY
+    assert "listen_url" in found["pooler"]["remedy"]
+    assert found["listen"]["status"] == "note"
+    assert "must be the role's" in found["timeouts"]["detail"]
+    app = place.path / "app.py"
+    app.write_text(app.read_text().replace(repr(url), f"{pooled!r}, listen_url={url!r}"))
+    found = place.durably("doctor", "--app", "app:durably", "--json").json
+    listen = [finding["status"] for finding in found if finding["check"] in ("pooler", "listen")]
+    assert listen == ["ok", "ok"]
+
+
+def test_a_database_behind_a_pooler_is_copied(
+    pooled: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = asyncio.run(_trigger(str(tmp_path / "here.db"), "job"))
+    assert main(["copy", str(tmp_path / "here.db"), pooled]) == 0
+    assert main(["copy", pooled, str(tmp_path / "back.db"), "--force"]) == 0
+    assert capsys.readouterr().out.count("all of it arrived") == 2
+    assert main(["runs", "show", run_id, "--db", str(tmp_path / "back.db")]) == 0

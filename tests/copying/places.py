@@ -53,10 +53,10 @@ async def copy(source: Home, target: Home, **options: Any) -> Copied:
     )
 
 
-async def execute(at: Home, statement: str) -> list[tuple[Any, ...]]:
+async def execute(at: Home, statement: str, timeout: float = 5) -> list[tuple[Any, ...]]:
     """A statement of an outsider, with the tables' names as they are everywhere."""
     if not at.is_server:
-        with closing(sqlite3.connect(at.path)) as connection, connection:
+        with closing(sqlite3.connect(at.path, timeout)) as connection, connection:
             return connection.execute(statement).fetchall()
     connection = await asyncpg.connect(
         at.database, server_settings={"search_path": at.options.schema or "public"}

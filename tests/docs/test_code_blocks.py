@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from durably.cli.parser import build_parser
+from tests import postgres
 
 from . import blocks as doc
 
@@ -28,11 +32,23 @@ def with_block(language: str) -> list[object]:
     ]
 
 
+@pytest.fixture
+def environment(page: Path) -> Iterator[dict[str, str]]:
+    """With a database on a server for the pages that ask for one."""
+    if "DATABASE_URL" not in page.read_text():
+        yield dict(os.environ)
+        return
+    url = asyncio.run(postgres.create_database())
+    yield {**os.environ, "DATABASE_URL": url}
+    asyncio.run(postgres.drop_database(url))
+
+
 @pytest.mark.parametrize("page", with_block("python"))
-def test_python_runs(page: Path, tmp_path: Path) -> None:
+def test_python_runs(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", doc.__file__, page],
         cwd=tmp_path,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=60,

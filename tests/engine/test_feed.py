@@ -120,6 +120,11 @@ async def until(done: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def begun(*instances: Durably) -> None:
+    """Until what is watched there is watched from the journal's present end."""
+    await until(lambda: all(feed_of(durably)._cursor is not None for durably in instances))
+
+
 def feed_of(durably: Durably) -> Feed:
     assert durably._feed is not None
     return durably._feed
@@ -357,7 +362,7 @@ async def test_lists_are_told_each_event_once_and_in_order_whoever_did_what(
     workers = [await make(script, max_concurrent_runs=2) for _ in range(2)]
     everybody = [web, *workers]
     watches = [Watch(durably.subscribe_runs()) for durably in everybody]
-    await asyncio.sleep(0.1)
+    await begun(*everybody)
     runs: list[str] = []
     for i in range(60):
         run = await everybody[i % 3].register(script).trigger(["3", "log", "3"])
@@ -388,7 +393,7 @@ async def test_lists_that_begin_in_the_middle_miss_nothing_of_what_follows(
     await until(lambda: worker._worker.running)
     await asyncio.sleep(0.1)
     watch = Watch(web.subscribe_runs())
-    await asyncio.sleep(0.1)
+    await begun(web)
     gates.open("a")
     async with asyncio.timeout(PATIENCE):
         while len(await web.get_steps(run.id)) < 10:
@@ -408,7 +413,7 @@ async def test_a_slow_list_is_told_to_read_itself_again_and_goes_on(
     handle = durably.register(script)
     stream = durably.subscribe_runs()
     first = asyncio.create_task(anext(stream))
-    await asyncio.sleep(0.05)
+    await begun(durably)
     await handle.trigger_and_wait([str(3 * MAX_QUEUED)], timeout=PATIENCE)
     (watcher,) = feed_of(durably)._lists
     assert len(watcher._queue) <= MAX_QUEUED
@@ -427,7 +432,7 @@ async def test_a_list_is_told_of_a_deletion_once(make: Make, script: Any, by: st
     watcher, other = await make(script, worker=False), await make(script, worker=False)
     deleter = watcher if by == "same" else other
     watch = Watch(watcher.subscribe_runs())
-    await asyncio.sleep(0.05)
+    await begun(watcher)
     for _ in range(3):
         run = await deleter.register(script).trigger([])
         await deleter.cancel(run.id)
@@ -442,7 +447,7 @@ async def test_lists_are_told_the_last_progress_of_a_run_before_its_end(
 ) -> None:
     worker, web = await make(script), await make(script, worker=False)
     watches = [Watch(durably.subscribe_runs()) for durably in (worker, web)]
-    await asyncio.sleep(0.05)
+    await begun(worker, web)
     run = await web.register(script).trigger(["%1", "%2", "%3"])
     for watch in watches:
         await watch.until(lambda event: event.is_final)

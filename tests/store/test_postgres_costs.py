@@ -46,7 +46,7 @@ VALUES = {
     "output": ["1"], "error": [None], "attempt": [1], "before": 5, "after": 1, "position": 1, "first": [1],
     "last": [2], "end": 5, "idempotency_key": "x", "other_type": "log:write", "input": "1", "labels": "{}",
     "lease_owner": "me", "lease_token": "t",
-    "lent": "x",
+    "lent": "x", "channel": "c", "said": "x",
 }  # fmt: skip
 LISTS = {"token": ["t"], "id": ["x"], "job": ["job"], "input": ["1"], "labels": ["{}"], "scope": [""],
          "idempotency_key": ["i"], "concurrency_key": [None], "may_go": [True]}  # fmt: skip

@@ -22,6 +22,7 @@ from tests.conftest import ManualPostgresStore, ManualRuntime
 from tests.planting import rewrite
 from tests.store import test_conformance as conformance
 from tests.store import test_postgres_fence as fence
+from tests.store import test_postgres_user_bugs as users
 from tests.store.test_conformance import claim, claim_one, entry, new, put, settlement
 
 # -- what the other tests do not ask for by name; each passes, and fails for its bugs
@@ -337,4 +338,5 @@ def test_each_statement_of_postgres_has_its_bug():
     own = set(re.findall(r"^-- (\w+)@postgres$", text, flags=re.MULTILINE))
     moves = {f"{row.name}_all" for row in TRANSITIONS if row.fenced}
     planted = {bug.statement for bug in BUGS.values()} | set(fence.LOCKS) | set(fence.FENCES)
+    planted |= {statement for bug in users.BUGS.values() for statement, _, _ in bug.edits}
     assert (own - {"transition_all"}) | moves <= planted

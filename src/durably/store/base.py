@@ -175,6 +175,13 @@ class Store(ABC):
         """Store new runs, all or none."""
 
     @abstractmethod
+    async def enqueue_within(
+        self, connection: Any, runs: Sequence[NewRun], now: int
+    ) -> list[Enqueued]:
+        """As ``enqueue``, as a part of the transaction that a caller's own connection is in; what its
+        driver raises is raised."""
+
+    @abstractmethod
     async def any_due(self, jobs: Sequence[str], now: int) -> bool:
         """Whether a worker that knows these jobs is wanted."""
 

@@ -37,6 +37,14 @@ with given as materialized (
 )
 select {run} from new
 
+-- place@postgres
+-- Which server, database and table this is: two connections that agree write to the same runs.
+select concat_ws(' ', extract(epoch from pg_postmaster_start_time()), current_database(), cast(to_regclass('durably_runs') as oid))
+
+-- notify@postgres
+-- Says something to all who listen, if and when the transaction is committed.
+select pg_notify(:channel, :said)
+
 -- enqueued
 -- The run that a conflicting insert met.
 select {run} from durably_runs

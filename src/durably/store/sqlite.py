@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from ..errors import ClosedError, SchemaError, StorageUnavailableError
+from ..errors import ClosedError, ConfigurationError, SchemaError, StorageUnavailableError
 from ..models import JournalRow, Lease, RunRow
 from ..runtime import Runtime
 from ..state import Transition
@@ -313,6 +313,14 @@ class SQLiteStore(Store):
         heavy = len(runs) > _HEAVY_BATCH
         return await self._write(
             lambda _: sql.enqueue(runs, now), heavy=heavy, wakes=True, patience=PATIENCE
+        )
+
+    async def enqueue_within(
+        self, connection: Any, runs: Sequence[NewRun], now: int
+    ) -> list[Enqueued]:
+        raise ConfigurationError(
+            "connection= is for PostgreSQL; on SQLite, where one connection writes for the whole "
+            "process, trigger the run first and write in a step of it, by step.transaction"
         )
 
     async def any_due(self, jobs: Sequence[str], now: int) -> bool:

@@ -19,6 +19,8 @@ from .trouble import describe
 logger = logging.getLogger("durably")
 
 _DUE, _JOURNAL = "due", "journal"
+DUE_BY_OTHERS = f"{_DUE} transaction"
+"""What a transaction of the user's says when it is committed: this process, too, did not know."""
 _PAUSE, _LONG_PAUSE = 0.005, 0.05  # seconds between two signals: of due runs, for watchers alone
 _LAST_DELAY = 10.0  # seconds between two attempts to listen
 _PROBE = 10.0  # seconds of silence after which the connection is tried
@@ -36,7 +38,8 @@ class Signals:
         self._runtime = runtime
         self._heard = heard
         self._listens = listens
-        self._channel = f"durably_{server.statements.schema}".rstrip("_")
+        self.channel = f"durably_{server.statements.schema}".rstrip("_")
+        """Where signals of these tables are told."""
         self._name = runtime.token()[:16]
         self._journal = False
         self._due = asyncio.Event()
@@ -68,7 +71,7 @@ class Signals:
             try:
                 connection = await self._server.connect()
                 if self._listens:
-                    await connection.add_listener(self._channel, self._receive)
+                    await connection.add_listener(self.channel, self._receive)
                     connection.add_termination_listener(self._ended)
                     self.is_listening = True
                     self._count(True)  # what was said while nobody listened
@@ -97,7 +100,7 @@ class Signals:
                 due, self._journal = self._due.is_set(), False
                 self._due.clear()
                 said = f"{_DUE if due else _JOURNAL} {self._name}"
-                await connection.execute(_NOTIFY, self._channel, said)
+                await connection.execute(_NOTIFY, self.channel, said)
                 await (self._runtime.sleep(_PAUSE) if due else self._rest())
 
     async def _rest(self) -> None:

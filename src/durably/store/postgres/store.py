@@ -31,14 +31,14 @@ from ..base import (
     Settlement,
     Store,
 )
-from . import follow
+from . import follow, join
 from .batch import Flusher
 from .claims import claim
 from .leases import Leases, Renewal
 from .lend import Lender, Loan, Refused
 from .link import Link, Server
 from .migrating import installed_version, migrate, newest_version
-from .signals import Signals
+from .signals import DUE_BY_OTHERS, Signals
 from .statements import DIALECT, Statements
 from .trouble import Backoff, Trouble, describe, is_passing
 from .writes import Enqueue, Record, SaveProgress, Settle
@@ -263,6 +263,18 @@ class PostgresStore(Store):
     async def enqueue(self, runs: Sequence[NewRun], now: int) -> list[Enqueued]:
         self._check_open()
         return await self._flusher.submit(Enqueue(runs, now), patience=PATIENCE) if runs else []
+
+    async def enqueue_within(
+        self, connection: Any, runs: Sequence[NewRun], now: int
+    ) -> list[Enqueued]:
+        self._check_open()
+        joined = await join.join(connection, self._statements)
+        if not runs:
+            return []
+        if await joined.run(join.place()) != await self._read(join.place):
+            raise join.elsewhere()
+        channel = self._signals.channel
+        return await joined.run(join.enqueue(runs, now, channel, DUE_BY_OTHERS))
 
     async def any_due(self, jobs: Sequence[str], now: int) -> bool:
         params = {"jobs": list(jobs), "now": now}
