@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 from ...errors import ClosedError, LeaseLost, StorageUnavailableError
@@ -19,10 +19,10 @@ from ...models import RunRow
 from ...runtime import Runtime
 from ...state import FINAL, Status
 from .. import sql
-from ..base import Claims, Enqueued, Entry, NewRun
+from ..base import Claims, Enqueued, Entry
 from .link import Link, Session
 from .trouble import Backoff, Trouble, is_passing
-from .writes import Claim, Enqueue, Record, SaveProgress, Settle, Write
+from .writes import Claim, Enqueue, Record, SaveProgress, Settle, Write, columns, new_runs
 
 T = TypeVar("T")
 
@@ -191,7 +191,7 @@ async def _already_done(session: Session, batch: list[Write[Any]]) -> list[Resul
     results: list[Result] = []
     if records:
         asked = [(w.lease.run_id, w.entry.step, w.lease.generation) for w in records]
-        params = _columns(("run_id", "step", "attempt"), asked)
+        params = columns(("run_id", "step", "attempt"), asked)
         for n, seq in await session.fetch("recorded_all", params):
             results.append(Result(records[n - 1], seq, None))
     if settles:
@@ -233,16 +233,7 @@ async def _store_new(
 ) -> dict[str, RunRow]:
     """Store runs, as taken those that a claim may take; the new ones, as they are now."""
     runs = [run for write in writes for run in write.runs]
-    chosen = claim.choose(runs) if claim else set[str]()
-    params = {
-        **_columns(NewRun._fields, runs),
-        "now": writes[-1].now,
-        "may_go": [run.id in chosen for run in runs],
-        "jobs": list(claim.ask.jobs) if claim else [],
-        "lease_owner": claim.ask.owner if claim else None,
-        "lease_token": claim.ask.token if claim else None,
-        "lease": claim.ask.lease if claim else 0,
-    }
+    params = new_runs(runs, writes[-1].now, claim)
     rows = await session.fetch("enqueue_all", params)
     return {row[0]: RunRow._make(row) for row in rows}
 
@@ -268,8 +259,8 @@ async def _record(session: Session, writes: list[Record]) -> list[Result]:
         except LeaseLost as lost:
             return [Result(write, None, lost)]
     params = {
-        **_columns(("run_id", "token"), [write.lease[:2] for write in writes]),
-        **_columns(Entry._fields, [write.entry for write in writes]),
+        **columns(("run_id", "token"), [write.lease[:2] for write in writes]),
+        **columns(Entry._fields, [write.entry for write in writes]),
     }
     seqs = {row[0]: row[1] for row in await session.fetch("record_all", params)}
     return [_or_lost(write, seqs.get(n)) for n, write in enumerate(writes, 1)]
@@ -278,7 +269,7 @@ async def _record(session: Session, writes: list[Record]) -> list[Result]:
 async def _save_progress(session: Session, writes: list[SaveProgress]) -> list[Result]:
     last = {write.lease[:2]: write.progress for write in writes}
     given = [(*lease, progress) for lease, progress in last.items()]
-    params = {**_columns(("run_id", "token", "progress"), given), "now": writes[-1].now}
+    params = {**columns(("run_id", "token", "progress"), given), "now": writes[-1].now}
     rows = await session.fetch("progress_all", params)
     held = {(row[0], row[1]) for row in rows}
     lost = [write.lease[:2] not in held for write in writes]
@@ -291,7 +282,7 @@ async def _save_progress(session: Session, writes: list[SaveProgress]) -> list[R
 async def _settle(session: Session, writes: list[Settle]) -> list[Result]:
     names = ("run_id", "token", "delay", "output", "error", "progress")
     given = [_settlement(write) for write in writes]
-    params = {**_columns(names, given), "now": writes[-1].settlement.now}
+    params = {**columns(names, given), "now": writes[-1].settlement.now}
     rows = await session.fetch(f"{writes[0].kind}_all", params)
     moved = {row[0]: (RunRow._make(row[2:]), row[1]) for row in rows}
     if writes[0].transition.frees_key:
@@ -319,11 +310,6 @@ def _or_lost(write: Record | Settle, value: Any) -> Result:
     if value is None:
         return Result(write, None, LeaseLost(write.lease.run_id))
     return Result(write, value, None)
-
-
-def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Mapping[str, list[Any]]:
-    """Rows as one list for each column, which is how a statement takes many."""
-    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _tell(results: list[Result]) -> None:

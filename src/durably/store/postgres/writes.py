@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ...models import Lease, RunRow
 from ...state import Status, Transition
@@ -118,3 +118,22 @@ class Settle(Write[tuple[RunRow, int]]):
 
     def alone(self) -> sql.Transaction[tuple[RunRow, int]]:
         return sql.settle(self.lease, self.transition, self.settlement, replay=self.tries > 0)
+
+
+def new_runs(runs: Sequence[NewRun], now: int, claim: Claim | None = None) -> dict[str, Any]:
+    """What the statement that stores new runs is given: a claim may take some of them."""
+    chosen = claim.choose(runs) if claim else set[str]()
+    return {
+        **columns(NewRun._fields, runs),
+        "now": now,
+        "may_go": [run.id in chosen for run in runs],
+        "jobs": list(claim.ask.jobs) if claim else [],
+        "lease_owner": claim.ask.owner if claim else None,
+        "lease_token": claim.ask.token if claim else None,
+        "lease": claim.ask.lease if claim else 0,
+    }
+
+
+def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Mapping[str, list[Any]]:
+    """Rows as one list for each column, which is how a statement takes many."""
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
