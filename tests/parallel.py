@@ -25,6 +25,8 @@ LONGEST = (
     "tests/fullstack/",
     "tests/compat/",
     "tests/examples/",
+    "tests/copying/",
+    "tests/cli/",
     "tests/packaging/",
     "tests/demo/",
     "tests/client/",

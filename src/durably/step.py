@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import CancelledError as ThreadCancelled
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
 
@@ -360,11 +361,10 @@ class SyncStep(_Handle):
 
 def _run_inline(coroutine: Any) -> Any:
     """Without threads a sync job cannot block for a commit: the platform must be able to wait."""
-    try:
-        run_sync: Callable[[Any], Any] = importlib.import_module("pyodide.ffi").run_sync
-    except ImportError:
+    platform: Any = importlib.import_module("pyodide.ffi") if find_spec("pyodide") else None
+    if platform is None or not platform.can_run_sync():
         coroutine.close()
         raise ConfigurationError(
             "a plain 'def' job needs threads (or a browser with JSPI); make it 'async def'"
-        ) from None
-    return run_sync(coroutine)
+        )
+    return platform.run_sync(coroutine)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ FOLDER = Path(__file__).parent / ".bundles"
 
 _SCRIPTS = ROOT / "js" / "src"
 _ENTRIES = ("browser/index.ts", "browser/worker.ts")
-_KEPT = 3
+_OLD = 2 * 3600.0  # seconds since anybody used it
 
 
 def made() -> Path:
@@ -25,8 +27,9 @@ def made() -> Path:
     with npm.locked("browser-bundle"):
         folder = FOLDER / _digest()
         if not (folder / "manifest.json").exists():
-            _make(folder, modules)
             _forget_old()
+            _make(folder, modules)
+        os.utime(folder)
         return folder
 
 
@@ -50,9 +53,10 @@ def _call(*command: object) -> None:
 
 
 def _forget_old() -> None:
-    by_age = sorted(FOLDER.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
-    for old in by_age[_KEPT:]:
-        shutil.rmtree(old)
+    if FOLDER.exists():
+        for folder in FOLDER.iterdir():
+            if time.time() - folder.stat().st_mtime > _OLD:
+                shutil.rmtree(folder)
 
 
 def _digest() -> str:

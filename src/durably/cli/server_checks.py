@@ -45,6 +45,9 @@ async def examine_server(home: Home) -> AsyncIterator[Finding]:
             yield finding
             if finding.status == "wrong" and finding.check in ("server", "schema", "rights"):
                 return
+    except _TROUBLE as error:
+        what = f"{home.name} does not answer: {describe(error)}"
+        yield Finding("server", "wrong", what, "check the role's rights, and the server's log")
     finally:
         with suppress(*_TROUBLE):
             await connection.close(timeout=_TIMEOUT)
@@ -70,8 +73,8 @@ class Examination:
         yield await self._server()
         yield await self._pooler()
         yield await self._listen()
-        yield await self._schema()
         yield await self._rights()
+        yield await self._schema()
         yield await self._machine_clock()
         for finding in await self._sessions():
             yield finding
@@ -177,19 +180,25 @@ class Examination:
         return checks.schema_finding(version, newest_version(self._statements), besides)
 
     async def _rights(self) -> Finding:
+        tables = {self._named(table): "select, insert, update, delete" for table in _TABLES}
+        tables[self._named("durably_version")] = "select"
         rows = await self._ask(
-            "select t.name, r.name as wanted, current_user as role"
-            "  from unnest(cast(:tables as text[])) as t (name),"
-            "       unnest(array['select', 'insert', 'update', 'delete']) as r (name)"
-            " where not has_table_privilege(to_regclass(t.name), r.name) order by 1, 2",
-            tables=[self._named(table) for table in _TABLES],
+            "select t.name, t.wanted, current_user as role,"
+            "       to_regclass(t.name) is null as absent,"
+            "       not has_table_privilege(to_regclass(t.name), r.name) as refused"
+            "  from unnest(cast(:names as text[]), cast(:wanted as text[])) as t (name, wanted),"
+            "       unnest(string_to_array(t.wanted, ', ')) as r (name)",
+            names=list(tables),
+            wanted=list(tables.values()),
         )
-        if not rows:
-            return Finding("rights", "ok", "the role may read and write")
-        missing = ", ".join(f"{row['wanted']} on {row['name']}" for row in rows)
         role = rows[0]["role"]
-        remedy = f"grant select, insert, update, delete on {', '.join(map(self._named, _TABLES))} to {role}"
-        return Finding("rights", "wrong", f"role {role} may not {missing}", remedy)
+        if any(row["absent"] for row in rows):
+            return Finding("rights", "ok", f"role {role}; there are no tables to ask about")
+        if missing := {row["name"]: row["wanted"] for row in rows if row["refused"]}:
+            what = f"role {role} may not do all it must with {', '.join(missing)}"
+            grants = [f"grant {wanted} on {name} to {role}" for name, wanted in missing.items()]
+            return Finding("rights", "wrong", what, "; ".join(grants))
+        return Finding("rights", "ok", f"role {role} may read and write")
 
     async def _tables(self) -> AsyncIterator[Finding]:
         for table in _TABLES:

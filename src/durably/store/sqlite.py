@@ -17,18 +17,16 @@ from ..runtime import Runtime
 from ..state import Transition
 from . import guards, sql
 from .base import (
-    Checkpoint,
     Claims,
     Cursor,
     Durability,
     Enqueued,
     Entry,
     NewRun,
-    RunFilter,
     Settlement,
-    Store,
 )
 from .lend import lend
+from .reading import Reading
 from .writer import Connection, Operation, Writer, is_damaged, is_passing
 
 T = TypeVar("T")
@@ -50,7 +48,7 @@ _LONG_LOG = 8_000_000  # bytes: then other processes wrote more than the checkpo
 _AUTOCHECKPOINT = f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}"
 
 
-class SQLiteStore(Store):
+class SQLiteStore(Reading):
     """The store on one SQLite file, or in memory.
 
     ``durability="full"`` syncs every commit to the disk: it survives a power loss.
@@ -59,6 +57,7 @@ class SQLiteStore(Store):
     ``exclusive`` keeps the file to this process alone, as the browser must.
     """
 
+    dialect = DIALECT
     writer_type = Writer
 
     def __init__(
@@ -76,7 +75,7 @@ class SQLiteStore(Store):
         self._exclusive = exclusive or self.path is None
         self.is_alone = exclusive and self.path is not None
         self._allow_network_fs = allow_network_fs
-        self._statements = sql.statements(DIALECT)
+        self._statements = sql.statements(self.dialect)
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
         self._reading: ThreadPoolExecutor | None = None
@@ -161,7 +160,7 @@ class SQLiteStore(Store):
             await self._runtime.sleep(self._runtime.jitter(0.02, 0.9))
 
     async def migrate(self) -> None:
-        steps = sql.migrations(DIALECT)
+        steps = sql.migrations(self.dialect)
         await self._write(lambda _: self._migrate(steps), heavy=True, patience=PATIENCE)
 
     def _migrate(self, steps: dict[int, str]) -> sql.Transaction[None]:
@@ -180,7 +179,7 @@ class SQLiteStore(Store):
         return int(rows[0][0])
 
     async def require_schema(self) -> None:
-        newest = max(sql.migrations(DIALECT))
+        newest = max(sql.migrations(self.dialect))
         version = await self.schema_version()
         sql.refuse_newer(str(self.path), version, newest)
         if version < newest:
@@ -408,47 +407,6 @@ class SQLiteStore(Store):
     async def hurry(self, jobs: Sequence[str], now: int, lease: int) -> None:
         if await self._read(lambda: sql.any_put_off(jobs, now)):
             await self._write(lambda _: sql.hurry(jobs, now, lease), wakes=True)
-
-    async def owners(self, jobs: Sequence[str], now: int) -> list[str]:
-        return await self._read(lambda: sql.owners(jobs, now))
-
-    async def run(self, run_id: str) -> RunRow | None:
-        return await self._read(lambda: sql.run(run_id))
-
-    async def state(self, run_id: str) -> tuple[RunRow, int] | None:
-        return await self._read(lambda: sql.state(run_id))
-
-    async def in_progress(self, owner: str) -> list[RunRow]:
-        return await self._read(lambda: sql.in_progress(owner))
-
-    async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
-        return await self._read(lambda: sql.count_steps(run_ids))
-
-    async def count_runs(self) -> list[tuple[str, str, int]]:
-        rows = await self._read(lambda: sql.one("count_runs", {}))
-        return [(job, status, count) for job, status, count in rows]
-
-    async def oldest_due(self, jobs: Sequence[str], now: int) -> dict[str, int]:
-        return await self._read(lambda: sql.oldest_due(jobs, now))
-
-    async def runs(self, filter: RunFilter) -> list[RunRow]:
-        text, params = sql.select_runs(DIALECT, filter)
-        rows = await self._read(lambda: sql.one(text, params))
-        return [RunRow._make(row) for row in rows]
-
-    async def checkpoints(self, run_id: str) -> dict[str, Checkpoint]:
-        return await self._read(lambda: sql.checkpoints(run_id), for_ever=True)
-
-    async def journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[JournalRow]:
-        return await self._read(lambda: sql.journal(run_id, after, limit))
-
-    async def steps(self, run_id: str) -> list[JournalRow]:
-        types = ("step:complete", "step:fail")
-        return await self._read(lambda: sql.journal_of(run_id, types, 0, 1_000_000))
-
-    async def logs(self, run_id: str, after: int = 0, limit: int = 1000) -> list[JournalRow]:
-        types = ("log:write", "log:write")
-        return await self._read(lambda: sql.journal_of(run_id, types, after, limit))
 
     async def delete(self, run_id: str, now: int) -> RunRow | None:
         return await self._write(
