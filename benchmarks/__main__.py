@@ -48,7 +48,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", default="a,b,c,d,e,f,http,postgres", help="cases, as a,b or e-claim-few"
+        "--only", default="a,b,c,d,e,f,http,browser,postgres", help="cases, as a,b or e-claim-few"
     )
     parser.add_argument("--quick", action="store_true", help="smaller, and once: under 3 minutes")
     parser.add_argument("--peers", default=",".join(COLUMNS), help="columns, as ours,dbos")

@@ -26,6 +26,8 @@ class Case:
     """Whether the measure is of ``http_load``, on the server of the column's driver."""
     on_postgres: bool = False
     """Whether ``db`` is a database on the PostgreSQL server that all columns share."""
+    in_browser: bool = False
+    """Whether the measure is of ``browser``, in a page of the column."""
 
 
 def cases(quick: bool) -> list[Case]:
@@ -36,6 +38,7 @@ def cases(quick: bool) -> list[Case]:
         *_others(quick),
         *_http(quick),
         *_postgres(quick),
+        *_browser(quick),
     ]
 
 
@@ -205,4 +208,19 @@ def _postgres(quick: bool) -> list[Case]:
         case("two-one", "workers", {"pending": 10_000}, pg=busy | {"count": 1}),
         case("two-waiting", "workers", {"pending": 10_000}, pg=waiting),
         case("two-waiting-one", "workers", {"pending": 10_000}, pg=waiting | {"count": 1}),
+    ]
+
+
+def _browser(quick: bool) -> list[Case]:
+    steps = {"steps": 300 if quick else 1000}
+    ours, original = {"page": "ours"}, {"page": "original"}
+    sequential = {
+        "ours": ours | steps,
+        "process": ours | steps | {"durability": "process"},
+        "original": original | steps,
+    }
+    boot = {"ours": ours, "original": original}
+    return [
+        Case("browser", "browser", "sequential", sequential, in_browser=True),
+        Case("browser", "browser-boot", "boot", boot, in_browser=True),
     ]

@@ -61,6 +61,13 @@ ROWS = (
     Row("http", "http-first", "trigger_p99_ms", "    p99 ms", 2),
     Row("http", "http-first", "subscribe_p50_ms", "    subscription to first event: p50 ms", 2),
     Row("http", "http-first", "subscribe_p99_ms", "    p99 ms", 2),
+    Row("browser", "browser", "steps_s", "(i) in Chromium, 1 run x 1,000 steps: steps/s"),
+    Row("browser", "browser", "p50_ms", "    p50 of a step, ms", 2),
+    Row("browser", "browser", "p99_ms", "    p99 ms", 2),
+    Row("browser", "browser-boot", "cold_ms", "    first visit to first step, ms"),
+    Row("browser", "browser-boot", "warm_ms", "    later visits, ms"),
+    Row("browser", "browser-boot", "raw_mb", "    files, MB", 1),
+    Row("browser", "browser-boot", "gzip_mb", "    files with gzip, MB", 1),
 )
 
 POSTGRES_ROWS = (

@@ -126,6 +126,8 @@ class _Bench:
             if case.over_http:
                 asked["server"] = [*peer.command, "serve"]
                 asking = replace(peer, command=(sys.executable, "-m", "benchmarks.http_load"))
+            if case.in_browser:
+                asking = replace(peer, command=(sys.executable, "-m", "benchmarks.browser"))
             began, busy, own = time.monotonic(), _busy_seconds(), self._own_seconds()
             result = _run(asking, case.measure, asked, preload)
             foreign = _busy_seconds() - busy - (self._own_seconds() - own)
