@@ -106,7 +106,7 @@ def test_only_the_doors_of_other_places_miss_something(built: list[str]):
 
 
 @for_ci
-async def test_they_hold_in_a_page_too(page: Page, built: list[str], tmp_path: Path):
+async def test_the_suites_hold_in_a_page_too(page: Page, built: list[str], tmp_path: Path):
     """On Pyodide's own loop, which goes on while Python waits."""
     wheels.packed_tests(tmp_path / "tests.zip")
     (tmp_path / "page.html").write_text("<title>suites</title><link rel=icon href=data:,>")
