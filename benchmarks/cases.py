@@ -24,6 +24,10 @@ class Case:
     """A measure that must have run on the database before."""
     over_http: bool = False
     """Whether the measure is of ``http_load``, on the server of the column's driver."""
+    on_postgres: bool = False
+    """Whether ``db`` is a database on the PostgreSQL server that all columns share."""
+    in_browser: bool = False
+    """Whether the measure is of ``browser``, in a page of the column."""
 
 
 def cases(quick: bool) -> list[Case]:
@@ -33,6 +37,8 @@ def cases(quick: bool) -> list[Case]:
         *_steps(slow=True, quick=quick),
         *_others(quick),
         *_http(quick),
+        *_postgres(quick),
+        *_browser(quick),
     ]
 
 
@@ -144,4 +150,77 @@ def _http(quick: bool) -> list[Case]:
         case("http-events-100", "events", subscribers=100, steps=200 // few),
         case("http-events-1000", "events", subscribers=1000, steps=40 // few),
         case("http-first", "first", count=100 // few),
+    ]
+
+
+def _postgres(quick: bool) -> list[Case]:
+    """The columns are those of ``peers.py`` that are on PostgreSQL."""
+
+    def case(
+        id: str, measure: str, seeded: dict[str, int] | None = None, **columns: Options
+    ) -> Case:
+        return Case("postgres", f"pg-{id}", measure, columns, seeded=seeded or {}, on_postgres=True)
+
+    few = 2 if quick else 1
+    one = {"steps": 1000 // few}
+    many = {"runs": 2000, "steps": 5}
+    at_once = many | {"concurrency": CONCURRENCY}
+    plain = {"runs": 4000 // few, "concurrency": CONCURRENCY}
+    count = {"count": 100 // few}
+    far = count | {"across": True}
+    window = {"first": 500, "last": 4_500 // few, "concurrency": CONCURRENCY}
+    claims = {"count": 100, "limit": 10}
+    busy = {"count": 2, "pause": 0, "steps": 5, "first": 300, "last": 300 + 2400 // few}
+    waiting = busy | {"pause": 0.02, "last": 300 + 1200 // few}
+    return [
+        case("one", "sequential", pg=one, pg_raw=one, absurd=one, pg_dbos={"steps": 500 // few}),
+        case(
+            "many",
+            "concurrent",
+            pg=at_once,
+            pg_raw=many,
+            absurd=at_once | {"runs": 200 // few},
+            pg_dbos=at_once | {"runs": 100 // few},
+        ),
+        case(
+            "jobs",
+            "plain_jobs",
+            pg=plain,
+            pgqueuer=plain,
+            procrastinate=plain | {"runs": 500 // few},
+        ),
+        case(
+            "start",
+            "latency",
+            pg=count,
+            pgqueuer=count,
+            procrastinate=count,
+            absurd=count,
+            pg_dbos=count,
+        ),
+        case("start-across", "latency", pg=far, pgqueuer=far, procrastinate=far, pg_dbos=far),
+        case("claim-few", "claim", {"pending": 100}, pg=claims),
+        case("claim-many", "claim", {"pending": 100_000}, pg=claims),
+        case("claim-behind", "claim", {"pending": 100, "behind": 10_000}, pg=claims),
+        case("drain-few", "drain", {"pending": 5_000}, pg=window),
+        case("drain-many", "drain", {"pending": 100_000}, pg=window),
+        case("two", "workers", {"pending": 10_000}, pg=busy),
+        case("two-one", "workers", {"pending": 10_000}, pg=busy | {"count": 1}),
+        case("two-waiting", "workers", {"pending": 10_000}, pg=waiting),
+        case("two-waiting-one", "workers", {"pending": 10_000}, pg=waiting | {"count": 1}),
+    ]
+
+
+def _browser(quick: bool) -> list[Case]:
+    steps = {"steps": 300 if quick else 1000}
+    ours, original = {"page": "ours"}, {"page": "original"}
+    sequential = {
+        "ours": ours | steps,
+        "process": ours | steps | {"durability": "process"},
+        "original": original | steps,
+    }
+    boot = {"ours": ours, "original": original}
+    return [
+        Case("browser", "browser", "sequential", sequential, in_browser=True),
+        Case("browser", "browser-boot", "boot", boot, in_browser=True),
     ]

@@ -1,4 +1,4 @@
-"""The driver of DBOS, on SQLite with WAL and synchronous=FULL. Runs on the interpreter of its own venv.
+"""The driver of DBOS, on PostgreSQL or on SQLite with WAL and synchronous=FULL; on its own venv.
 
 Workflows and steps are plain functions: DBOS is faster with them than with async ones. Queues are
 polled every 10 ms, not every second as by default, or the pause would be all that is measured.
@@ -20,7 +20,7 @@ from typing import Any
 from dbos import DBOS, DBOSClient, DBOSConfig
 from sqlalchemy import Engine, event
 
-from .meter import Meter, Result, Window, drive, latencies, percentile, rss_mb
+from .meter import Meter, Result, Window, drive, latencies, pause, percentile, rss_mb
 
 QUEUE = "bench"
 VERSION = "bench"  # the same for every process, or one would not take up another's workflows
@@ -29,6 +29,8 @@ WARM_UP = 10
 
 @event.listens_for(Engine, "connect")
 def _set_pragmas(connection: Any, record: Any) -> None:
+    if not isinstance(connection, sqlite3.Connection):
+        return
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")
 
@@ -40,7 +42,7 @@ def trivial(i: int) -> int:
 def _launch(db: str, concurrency: int | None = 50) -> None:
     config: DBOSConfig = {
         "name": "bench",
-        "system_database_url": f"sqlite:///{os.path.abspath(db)}",
+        "system_database_url": _url(db),
         "application_version": VERSION,
         "log_level": "ERROR",
         "run_admin_server": False,
@@ -52,7 +54,11 @@ def _launch(db: str, concurrency: int | None = 50) -> None:
 
 
 def _client(db: str) -> DBOSClient:
-    return DBOSClient(system_database_url=f"sqlite:///{os.path.abspath(db)}")
+    return DBOSClient(system_database_url=_url(db))
+
+
+def _url(db: str) -> str:
+    return db if "://" in db else f"sqlite:///{os.path.abspath(db)}"
 
 
 def _until_over(all_ended: Callable[[], bool]) -> None:
@@ -150,7 +156,7 @@ def latency(db: str, count: int, across: bool = False) -> Result:
     else:
         for i in range(count):
             DBOS.enqueue_workflow(QUEUE, work, time.monotonic())
-            time.sleep(_pause(i))
+            time.sleep(pause(i))
     while len(waits) < count:
         time.sleep(0.005)
     return latencies(waits)
@@ -162,12 +168,8 @@ def trigger_from_afar(db: str, count: int) -> Result:
     time.sleep(0.3)
     for i in range(count):
         client.enqueue(options, time.monotonic())
-        time.sleep(_pause(i))
+        time.sleep(pause(i))
     return {}
-
-
-def _pause(i: int) -> float:
-    return 0.011 + i % 7 * 0.0017
 
 
 def seed(db: str, pending: int, finished: int) -> Result:

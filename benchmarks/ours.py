@@ -21,7 +21,7 @@ from durably.http import Limits
 from durably.store import sql
 from durably.store.sqlite import DIALECT
 
-from .meter import Meter, Result, Window, drive, latencies, percentile, rss_mb
+from .meter import Meter, Result, Window, drive, latencies, pause, percentile, rss_mb
 
 Durability = Literal["full", "process"]
 WARM_UP = 50
@@ -180,7 +180,7 @@ async def latency(db: str, count: int, across: bool = False) -> Result:
         else:
             for i in range(count):
                 await handle.trigger(time.monotonic())
-                await asyncio.sleep(_pause(i))
+                await asyncio.sleep(pause(i))
             await done.wait()
     return latencies(waits)
 
@@ -196,13 +196,8 @@ async def trigger_from_afar(db: str, count: int) -> Result:
         await asyncio.sleep(0.3)
         for i in range(count):
             await handle.trigger(time.monotonic())
-            await asyncio.sleep(_pause(i))
+            await asyncio.sleep(pause(i))
     return {}
-
-
-def _pause(i: int) -> float:
-    """Uneven, so that no poll falls into step with us."""
-    return 0.011 + i % 7 * 0.0017
 
 
 # -- (e) a backlog

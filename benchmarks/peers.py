@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / ".bench"
 PINS = Path(__file__).parent / "peers.toml"
 _INSTALL_TIMEOUT = 600.0
+
+COLUMNS = ("ours", "original", "dbos", "pg", "absurd", "pgqueuer", "procrastinate", "pg_dbos")
+"""What can be asked for; "ours" and "pg" bring the raw limits along."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Peer:
     command: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     missing: str | None = None
+    on_postgres: bool = False
 
 
 class CannotInstall(Exception):
@@ -35,7 +39,7 @@ class CannotInstall(Exception):
 
 
 def find_peers(names: Sequence[str]) -> dict[str, Peer]:
-    """The columns of the table; installs what is missing."""
+    """The columns of the tables; installs what is missing."""
     pins = tomllib.loads(PINS.read_text())
     found: dict[str, Peer] = {}
     if "ours" in names:
@@ -43,7 +47,14 @@ def find_peers(names: Sequence[str]) -> dict[str, Peer]:
     if "original" in names:
         found["original"] = _original(pins["original"])
     if "dbos" in names:
-        found["dbos"] = _dbos(pins["dbos"])
+        found["dbos"] = _dbos(pins["dbos"], DBOS_ON_SQLITE)
+    if "pg" in names:
+        found |= _ours_on_postgres()
+    for name, settings in QUEUES.items():
+        if name in names:
+            found[name] = _python_peer(name, pins[name], settings)
+    if "pg_dbos" in names:
+        found["pg_dbos"] = replace(_dbos(pins["dbos"], DBOS_ON_POSTGRES), on_postgres=True)
     return found
 
 
@@ -58,6 +69,17 @@ def _ours() -> dict[str, Peer]:
             f"durably's own statements on sqlite3, no engine, {wal}, the same commits",
             (sys.executable, "-m", "benchmarks.raw_sql"),
         ),
+    }
+
+
+def _ours_on_postgres() -> dict[str, Peer]:
+    def driver(title: str, settings: str, module: str) -> Peer:
+        command = (sys.executable, "-m", f"benchmarks.{module}")
+        return Peer(title, settings, command, on_postgres=True)
+
+    return {
+        "pg": driver("durably", "async steps; defaults", "ours_postgres"),
+        "pg_raw": driver("raw rows", "asyncpg, a table with a primary key alone", "raw_postgres"),
     }
 
 
@@ -95,26 +117,41 @@ def _npm_install(folder: Path, pins: dict[str, str]) -> None:
         _install([node, "-e", check], folder, environment)
 
 
-def _dbos(pins: dict[str, str]) -> Peer:
-    title = f"DBOS {pins['dbos']}"
-    settings = (
-        "on SQLite; set by us: WAL, synchronous=FULL; plain functions (faster than async ones), "
-        "queue polled every 10 ms"
-    )
-    folder = HERE / "dbos"
+DBOS_ON_SQLITE = (
+    "on SQLite; set by us: WAL, synchronous=FULL; plain functions (faster than async ones), queue "
+    "polled every 10 ms"
+)
+DBOS_ON_POSTGRES = "plain functions (faster than async ones); set by us: queue polled every 10 ms"
+QUEUES = {
+    "absurd": "async handlers; set by us: idle workers poll every 10 ms",
+    "pgqueuer": "jobs without steps; asyncpg and uvloop; set by us: batches as large as the concurrency",
+    "procrastinate": "jobs without steps; psycopg; defaults",
+}
+
+
+def _dbos(pins: dict[str, str], settings: str) -> Peer:
+    peer = _python_peer("dbos", pins, settings)
+    return replace(peer, title=f"DBOS {pins['dbos']}", on_postgres=False)
+
+
+def _python_peer(name: str, pins: dict[str, str], settings: str) -> Peer:
+    """A peer in a virtual environment of its own, on PostgreSQL."""
+    title = f"{name} {next(iter(pins.values()))}"
+    folder = HERE / name
     python = folder / "venv" / "bin" / "python"
 
     def install() -> None:
         _install([sys.executable, "-m", "venv", str(folder / "venv")], folder)
-        wanted = [f"{name}=={version}" for name, version in pins.items()]
+        wanted = [f"{package}=={version}" for package, version in pins.items()]
         quiet = ["--quiet", "--disable-pip-version-check"]
         _install([str(python), "-m", "pip", "install", *quiet, *wanted], folder)
 
     try:
         _once(folder, pins, install)
     except CannotInstall as error:
-        return Peer(title, settings, missing=str(error))
-    return Peer(title, settings, (str(python), "-m", "benchmarks.dbos_driver"))
+        return Peer(title, settings, missing=str(error), on_postgres=True)
+    command = (str(python), "-m", f"benchmarks.{name}_driver")
+    return Peer(title, settings, command, on_postgres=True)
 
 
 def _once(folder: Path, pins: dict[str, str], install: object) -> None:

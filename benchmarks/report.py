@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from .peers import Peer
 from .runner import NOISE, Results
+from .server import PostgresServer
 
 
 class Row(NamedTuple):
@@ -60,10 +61,42 @@ ROWS = (
     Row("http", "http-first", "trigger_p99_ms", "    p99 ms", 2),
     Row("http", "http-first", "subscribe_p50_ms", "    subscription to first event: p50 ms", 2),
     Row("http", "http-first", "subscribe_p99_ms", "    p99 ms", 2),
+    Row("browser", "browser", "steps_s", "(i) in Chromium, 1 run x 1,000 steps: steps/s"),
+    Row("browser", "browser", "p50_ms", "    p50 of a step, ms", 2),
+    Row("browser", "browser", "p99_ms", "    p99 ms", 2),
+    Row("browser", "browser-boot", "cold_ms", "    first visit to first step, ms"),
+    Row("browser", "browser-boot", "warm_ms", "    later visits, ms"),
+    Row("browser", "browser-boot", "raw_mb", "    files, MB", 1),
+    Row("browser", "browser-boot", "gzip_mb", "    files with gzip, MB", 1),
+)
+
+POSTGRES_ROWS = (
+    Row("postgres", "pg-one", "steps_s", "1 run x 1,000 steps: steps/s"),
+    Row("postgres", "pg-one", "p50_ms", "    p50 of a step, ms", 2),
+    Row("postgres", "pg-one", "cpu_us", "    CPU us a step"),
+    Row("postgres", "pg-many", "steps_s", "2,000 runs x 5 steps, 50 at a time: steps/s"),
+    Row("postgres", "pg-many", "cpu_us", "    CPU us a step"),
+    Row("postgres", "pg-jobs", "runs_s", "jobs without steps, 50 at a time: runs/s"),
+    Row("postgres", "pg-jobs", "cpu_us", "    CPU us a run"),
+    Row("postgres", "pg-start", "p50_ms", "trigger to start, in process: p50 ms", 2),
+    Row("postgres", "pg-start", "p95_ms", "    p95 ms", 2),
+    Row("postgres", "pg-start-across", "p50_ms", "    from another process: p50 ms", 2),
+    Row("postgres", "pg-start-across", "p95_ms", "    p95 ms", 2),
+    Row("postgres", "pg-claim-few", "claim_ms", "a claim of 10 runs, 100 pending: ms", 2),
+    Row("postgres", "pg-claim-many", "claim_ms", "    100,000 pending: ms", 2),
+    Row("postgres", "pg-claim-behind", "claim_ms", "    10,000 more behind a busy key: ms", 2),
+    Row("postgres", "pg-drain-few", "runs_s", "drain, 5,000 pending: runs/s"),
+    Row("postgres", "pg-drain-many", "runs_s", "    100,000 pending: runs/s"),
+    Row("postgres", "pg-two-one", "runs_s", "drain of 5 trivial steps, 1 worker: runs/s"),
+    Row("postgres", "pg-two", "runs_s", "    2 workers: runs/s"),
+    Row("postgres", "pg-two-waiting-one", "runs_s", "    steps of 20 ms, 1 worker: runs/s"),
+    Row("postgres", "pg-two-waiting", "runs_s", "    2 workers: runs/s"),
 )
 
 
-def header(peers: Mapping[str, Peer], repeat: int, quick: bool) -> str:
+def header(
+    peers: Mapping[str, Peer], repeat: int, quick: bool, server: PostgresServer | None
+) -> str:
     """What was measured, where and when."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     load = " ".join(f"{value:.2f}" for value in os.getloadavg())
@@ -72,6 +105,7 @@ def header(peers: Mapping[str, Peer], repeat: int, quick: bool) -> str:
         f"{time.strftime('%Y-%m-%d %H:%M')}, load average before {load}, {how}",
         f"{os.cpu_count()} cores, {_cpu_model()}, {memory:.0f} GB, {platform.system()}",
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, Node {_node_version()}",
+        *([f"PostgreSQL: {server.settings}"] if server else []),
         *(f"- {peer.title}: {peer.settings}" for peer in peers.values()),
     ]
     lines += [
@@ -97,15 +131,26 @@ def _node_version() -> str:
     return done.stdout.strip()
 
 
-def table(results: Results, peers: Mapping[str, Peer]) -> str:
+def tables(results: Results, peers: Mapping[str, Peer]) -> str:
+    """A table of what runs on SQLite, one of what runs on PostgreSQL, and notes."""
+    found = [
+        _table(results, rows, {name: peer for name, peer in there.items() if not peer.missing})
+        for rows, there in (
+            (ROWS, {name: peer for name, peer in peers.items() if not peer.on_postgres}),
+            (POSTGRES_ROWS, {name: peer for name, peer in peers.items() if peer.on_postgres}),
+        )
+    ]
+    return "\n\n".join([*filter(None, found), "\n".join(_notes(results, peers))])
+
+
+def _table(results: Results, rows: Sequence[Row], columns: Mapping[str, Peer]) -> str:
     """One line for each number, one column for each peer."""
-    columns = [name for name in peers if peers[name].missing is None]
-    lines: list[list[str]] = [["", *(peers[name].title for name in columns)]]
-    for row in ROWS:
+    lines: list[list[str]] = [["", *(peer.title for peer in columns.values())]]
+    for row in rows:
         cells = [_cell(results, row, column) for column in columns]
         if any(cells):
             lines.append([row.label, *cells])
-    return "\n".join([_aligned(lines), "", *_notes(results, peers)])
+    return _aligned(lines) if len(lines) > 1 else ""
 
 
 def _cell(results: Results, row: Row, column: str) -> str:
@@ -131,9 +176,11 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _notes(results: Results, peers: Mapping[str, Peer]) -> list[str]:
-    notes = [
-        "* durably: the statements of one claim of 10 runs; the original: a claim of its one run."
-    ]
+    notes: list[str] = []
+    if any(case.startswith("e-claim") for case, _ in results.found):
+        notes.append(
+            "* durably: the statements of one claim of 10 runs; the original: a claim of its one run."
+        )
     for (case, column), why in results.failures.items():
         title = peers[column].title if column in peers else "all"
         notes.append(f"! {case}, {title}: {why}")
@@ -172,6 +219,13 @@ def _ratio(label: str, case: str, key: str, other: str, limit: float) -> Target:
     return Target(label, (case, "ours", key), (case, other, key), limit, True, "x")
 
 
+def _pg(label: str, number: tuple[str, str], limit: float, unit: str = "x", **over: str) -> Target:
+    """Of PostgreSQL: against another column or another case; a time is at most, a rate at least."""
+    case, key = number
+    other = (over.get("case", case), over.get("column", "pg"), key) if over else None
+    return Target(label, (case, "pg", key), other, limit, not key.endswith("_ms"), unit)
+
+
 def _at_most(label: str, case: str, key: str, limit: float, unit: str) -> Target:
     return Target(label, (case, "ours", key), None, limit, False, unit)
 
@@ -198,6 +252,19 @@ TARGETS = (
     _many_to_few("(e) claim, many to few", ("e-claim-many", "e-claim-few"), "claim_ms", 1.5, False),
     _at_most("(f) resume", "f", "replay_ms", 20, "ms"),
     _at_most("(g) memory idle", "b", "rss_idle_mb", 50, "MB"),
+    _pg("1 run, absurd", ("pg-one", "steps_s"), 2, column="absurd"),
+    _pg("1 run, DBOS", ("pg-one", "steps_s"), 7, column="pg_dbos"),
+    _pg("2,000 runs, absurd", ("pg-many", "steps_s"), 12, column="absurd"),
+    _pg("2,000 runs, DBOS", ("pg-many", "steps_s"), 35, column="pg_dbos"),
+    _pg("2,000 runs, raw rows", ("pg-many", "steps_s"), 0.1, column="pg_raw"),
+    _pg("jobs, pgqueuer", ("pg-jobs", "runs_s"), 1, column="pgqueuer"),
+    _pg("trigger to start, p50", ("pg-start", "p50_ms"), 2, "ms"),
+    _pg("    another process, p50", ("pg-start-across", "p50_ms"), 4, "ms"),
+    _pg("claim, 100,000 to 100", ("pg-claim-many", "claim_ms"), 1.5, case="pg-claim-few"),
+    _pg("claim, behind a key", ("pg-claim-behind", "claim_ms"), 1.5, case="pg-claim-few"),
+    _pg("drain, 100,000 to 5,000", ("pg-drain-many", "runs_s"), 0.85, case="pg-drain-few"),
+    _pg("two workers, trivial steps", ("pg-two", "runs_s"), 1.6, case="pg-two-one"),
+    _pg("    steps of 20 ms", ("pg-two-waiting", "runs_s"), 1.6, case="pg-two-waiting-one"),
 )
 
 

@@ -12,12 +12,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from .cases import Case, Options
 from .peers import HERE, ROOT, Peer
+from .server import PostgresServer
 
 _TIMEOUT = 150.0
 _DATA = HERE / "data"
@@ -48,7 +49,11 @@ class Results:
 
 
 def measure(
-    cases: Sequence[Case], peers: Mapping[str, Peer], repeat: int, patience: float
+    cases: Sequence[Case],
+    peers: Mapping[str, Peer],
+    repeat: int,
+    patience: float,
+    server: PostgresServer | None,
 ) -> Results:
     """All cases, ``repeat`` times over; neighbours in time are what is compared.
 
@@ -57,6 +62,7 @@ def measure(
     shutil.rmtree(_DATA, ignore_errors=True)
     _DATA.mkdir(parents=True)
     results = Results()
+    bench = _Bench(server)
     deadline = time.monotonic() + patience
     slow_fsync = _build_slow_fsync(results) if any(case.slow_fsync for case in cases) else None
     try:
@@ -67,13 +73,14 @@ def measure(
                 _say(f"{repetition + 1}/{repeat} {case.id} {column}")
                 preload = {"LD_PRELOAD": str(slow_fsync)} if case.slow_fsync else {}
                 try:
-                    tries = _quietly(case, column, options, peers[column], preload, deadline)
+                    tries = bench.quietly(case, column, options, peers[column], preload, deadline)
                     result = min(tries, key=lambda one: one["others"])
                     results.found.setdefault((case.id, column), []).append(result)
                 except Failed as failure:
                     results.failures[case.id, column] = str(failure)
     finally:
         _say("")
+        bench.close()
         shutil.rmtree(_DATA, ignore_errors=True)
     return results
 
@@ -85,41 +92,83 @@ def _turns(cases: Sequence[Case], peers: Mapping[str, Peer]) -> Iterable[tuple[C
                 yield case, column, options
 
 
-def _quietly(
-    case: Case,
-    column: str,
-    options: Options,
-    peer: Peer,
-    preload: Mapping[str, str],
-    deadline: float,
-) -> Iterable[dict[str, float]]:
-    """Measure again, whatever came out, while other processes disturb us and there is time."""
-    for _ in range(_TRIES):
-        result = _run_case(case, column, options, peer, preload)
-        yield result
-        if result["others"] <= NOISE or time.monotonic() > deadline:
+class _Bench:
+    """Where measures run: a new file for each, or a new database on the server."""
+
+    def __init__(self, server: PostgresServer | None) -> None:
+        self._server = server
+        self._seeds: dict[tuple[str, str], str] = {}
+
+    def quietly(
+        self,
+        case: Case,
+        column: str,
+        options: Options,
+        peer: Peer,
+        preload: Mapping[str, str],
+        deadline: float,
+    ) -> Iterable[dict[str, float]]:
+        """Measure again, whatever came out, while other processes disturb us and there is time."""
+        for _ in range(_TRIES):
+            result = self._run_case(case, column, options, peer, preload)
+            yield result
+            if result["others"] <= NOISE or time.monotonic() > deadline:
+                return
+
+    def _run_case(
+        self, case: Case, column: str, options: Options, peer: Peer, preload: Mapping[str, str]
+    ) -> dict[str, float]:
+        with self._place(case, column, peer) as place:
+            asked = {**place, **options}
+            if case.prepare:
+                _run(peer, case.prepare, asked, {})
+            asking = peer
+            if case.over_http:
+                asked["server"] = [*peer.command, "serve"]
+                asking = replace(peer, command=(sys.executable, "-m", "benchmarks.http_load"))
+            if case.in_browser:
+                asking = replace(peer, command=(sys.executable, "-m", "benchmarks.browser"))
+            began, busy, own = time.monotonic(), _busy_seconds(), self._own_seconds()
+            result = _run(asking, case.measure, asked, preload)
+            foreign = _busy_seconds() - busy - (self._own_seconds() - own)
+        return {**result, "others": max(0.0, foreign / (time.monotonic() - began))}
+
+    @contextlib.contextmanager
+    def _place(self, case: Case, column: str, peer: Peer) -> Generator[dict[str, str], None, None]:
+        """What a driver is told of the database that it is to use."""
+        if case.on_postgres:
+            assert self._server is not None
+            url = self._server.create(self._seed(case, column, peer) if case.seeded else None)
+            try:
+                yield {"db": url}
+            finally:
+                self._server.drop(url)
             return
+        folder = _DATA / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        place = {"db": str(folder / "bench.db")}
+        yield place | {"base": self._seed(case, column, peer)} if case.seeded else place
 
+    def _seed(self, case: Case, column: str, peer: Peer) -> str:
+        """A database with the case's backlog, made once and copied."""
+        sizes = "-".join(f"{name}-{size}" for name, size in case.seeded.items())
+        if (column, sizes) not in self._seeds:
+            path = str(_DATA / f"seed-{column}-{sizes}.db")
+            db = self._server.create() if case.on_postgres and self._server else path
+            _run(peer, "seed", {"db": db, **case.seeded}, {})
+            self._seeds[column, sizes] = db
+        return self._seeds[column, sizes]
 
-def _run_case(
-    case: Case, column: str, options: Options, peer: Peer, preload: Mapping[str, str]
-) -> dict[str, float]:
-    folder = _DATA / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    asked = {"db": str(folder / "bench.db"), **options}
-    if case.seeded:
-        asked["base"] = str(_seeded(case, column, peer))
-    if case.prepare:
-        _run(peer, case.prepare, asked, {})
-    asking = peer
-    if case.over_http:
-        asked["server"] = [*peer.command, "serve"]
-        asking = replace(peer, command=(sys.executable, "-m", "benchmarks.http_load"))
-    began, busy, own = time.monotonic(), _busy_seconds(), _seconds_of_children()
-    result = _run(asking, case.measure, asked, preload)
-    foreign = _busy_seconds() - busy - (_seconds_of_children() - own)
-    return {**result, "others": max(0.0, foreign / (time.monotonic() - began))}
+    def _own_seconds(self) -> float:
+        """CPU time of the drivers and of the server."""
+        return _seconds_of_children() + (self._server.cpu_seconds() if self._server else 0.0)
+
+    def close(self) -> None:
+        """Drop what was made once."""
+        for db in self._seeds.values():
+            if self._server is not None and "://" in db:
+                self._server.drop(db)
 
 
 def _busy_seconds() -> float:
@@ -134,15 +183,6 @@ def _busy_seconds() -> float:
 def _seconds_of_children() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def _seeded(case: Case, column: str, peer: Peer) -> Path:
-    """A database with the case's backlog, made once and copied by the drivers."""
-    sizes = "-".join(str(size) for size in case.seeded.values())
-    path = _DATA / f"seed-{column}-{sizes}.db"
-    if not path.exists():
-        _run(peer, "seed", {"db": str(path), **case.seeded}, {})
-    return path
 
 
 def _run(

@@ -113,6 +113,17 @@ async def requests_of(page: Page) -> list[str]:
 
 
 @for_ci
+async def test_a_page_that_cannot_work_says_why(page: Page, host: Site, looks_right: Check):
+    page.set_default_timeout(PATIENCE)
+    await page.route("**/durably/manifest.json", lambda route: route.fulfill(status=404))
+    await page.goto(f"{host.url}{WHERE[1:]}")
+    alert = page.get_by_role("alert")
+    await expect(alert.get_by_role("heading")).to_have_text("This page cannot start")
+    await expect(alert.locator(".problem")).to_contain_text("manifest.json cannot be loaded")
+    await looks_right("trouble")
+
+
+@for_ci
 async def test_a_run_outlives_reloads_kills_and_the_network(keeping: Profile, host: Site):
     page = await keeping.open(WHERE[1:])
     await is_ready(page)

@@ -19,7 +19,7 @@ STEPS = 40
 RUNS = 2  # side by side
 KILLS = {
     "sqlite": by_tier(quick=5, ci=25, soak=1000),
-    "postgres": by_tier(quick=3, ci=12, soak=1000),
+    "postgres": by_tier(quick=3, ci=8, soak=1000),
 }
 
 _WORKER = """

@@ -40,7 +40,8 @@ def packed_tests(archive: Path) -> Path:
     """The suites that run inside, with what they import, as one archive."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         packed.writestr("tests/__init__.py", "")
-        packed.write(_INSIDE / "asyncpg.py", "asyncpg.py")
+        for name in ("asyncpg.py", "hypothesis.py"):
+            packed.write(_INSIDE / name, name)
         packed.write(_INSIDE / "postgres.py", "tests/postgres.py")
         packed.write(_INSIDE / "pytest.ini", "pytest.ini")
         for path in _sources():

@@ -48,7 +48,7 @@ def test_every_row_has_three_filled_cells() -> None:
             assert cells[3].endswith("."), line
 
 
-@pytest.mark.parametrize("letter", ["H", "R"])
+@pytest.mark.parametrize("letter", ["H", "R", "B"])
 def test_rows_about_http_and_react_name_a_test(letter: str) -> None:
     found = re.findall(rf"^\| ({letter}\d{{3}}) \|(.*)\|$", PAGE.read_text(), re.MULTILINE)
     assert [id for id, _ in found] == [f"{letter}{n:03}" for n in range(1, len(found) + 1)]

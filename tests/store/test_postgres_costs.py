@@ -45,10 +45,11 @@ VALUES = {
     "step": ["s"], "step_index": [0], "started_at": [1], "data": ["1"], "progress": ["{}"], "delay": [1],
     "output": ["1"], "error": [None], "attempt": [1], "before": 5, "after": 1, "position": 1, "first": [1],
     "last": [2], "end": 5, "idempotency_key": "x", "other_type": "log:write", "input": "1", "labels": "{}",
+    "lease_owner": "me", "lease_token": "t",
     "lent": "x", "channel": "c", "said": "x",
 }  # fmt: skip
 LISTS = {"token": ["t"], "id": ["x"], "job": ["job"], "input": ["1"], "labels": ["{}"], "scope": [""],
-         "idempotency_key": ["i"], "concurrency_key": [None]}  # fmt: skip
+         "idempotency_key": ["i"], "concurrency_key": [None], "may_go": [True]}  # fmt: skip
 FULL_SCANS = {"count_runs"}  # for metrics
 NOT_OURS = {"writers", "end_lent"}  # of the server's own tables
 
@@ -199,6 +200,16 @@ async def test_a_step_is_one_round_trip(counted):
     await counted.steps.trigger_and_wait(100)
     assert counted.seen["record"] == 100
     assert sum(counted.seen.values()) < 120, counted.seen
+
+
+async def test_a_trigger_beside_an_idle_worker_is_one_commit(counted):
+    for _ in range(2):  # after the first one it looks around, as it does once a poll
+        await counted.steps.trigger_and_wait(0)
+        await asyncio.sleep(0.3)
+        counted.seen.clear()
+    await counted.steps.trigger_and_wait(0)
+    assert counted.seen["enqueue_all"] == counted.seen["complete_all"] == 1
+    assert counted.seen["claim_due"] == 0
 
 
 async def test_concurrent_steps_share_their_round_trips(counted):

@@ -15,8 +15,9 @@ import pytest
 from durably.errors import LeaseLost
 from durably.state import COMPLETE, RELEASE, TRANSITIONS, WAIT
 from durably.store.base import Entry, Settlement
-from durably.store.postgres.batch import Record, Settle
 from durably.store.postgres.link import Link
+from durably.store.postgres.writes import Claim, Enqueue, Record, Settle
+from durably.store.sql import ClaimRequest
 from tests.conftest import ManualPostgresStore, ManualRuntime
 from tests.planting import rewrite
 from tests.store import test_conformance as conformance
@@ -130,6 +131,36 @@ async def the_longest_due_comes_first(store):
     assert (await claim_one(store)).row.id == new(2).id
 
 
+async def a_new_run_is_taken_by_a_claim_that_waits(store):
+    stored = put(store, new(1), new(2, key="k"), new(3), new(4))
+    enqueued, taken = await asyncio.gather(stored, claim(store, limit=2))
+    assert [one.row.id for one in taken] == [new(1).id, new(3).id]
+    assert {row.status for row in enqueued} == {"pending"}
+    for one in taken:
+        lines = await store.journal(one.row.id)
+        assert [(line.type, line.seq) for line in lines] == [("run:trigger", 1), ("run:start", 2)]
+        assert await store.record(one.lease, entry(store, "s")) == 3
+    assert {one.row.id for one in await claim(store)} == {new(2).id, new(4).id}
+
+
+async def what_was_taken_before_is_known(store):
+    """The flush that stored a run as taken is repeated, its outcome unknown."""
+    _, (held,) = await asyncio.gather(put(store, new(1)), claim(store, limit=1))
+    now = store.clock.now()
+    ask = ClaimRequest(["job"], "me", held.lease.token, now, conformance.LEASE, 1, takeover=True)
+    stored, again = Enqueue([new(1)], now), Claim(ask)
+    claims = await repeated(store, stored, again)
+    assert [one.lease for one in claims.taken] == [held.lease]
+    assert (await stored.future)[0].created
+
+
+async def a_new_run_waits_its_turn(store):
+    await put(store, new(1))
+    _, taken = await asyncio.gather(put(store, new(2)), claim(store, limit=1))
+    assert taken == []
+    assert (await claim_one(store)).row.id == new(1).id
+
+
 async def a_lease_that_was_handed_back_is_worth_nothing(store):
     await put(store, new(1))
     old = await claim_one(store)
@@ -209,11 +240,18 @@ class Bug(NamedTuple):
 
 BUGS = {
     "a new run has no first line": Bug(
-        "enqueue_all", "0 from new\n", "0 from new where false\n",
+        "enqueue_all", "bigint) from new\n", "bigint) from new where false\n",
         conformance.test_a_new_run_is_pending_and_due_at_once),
     "a new run has no concurrency key": Bug(
-        "enqueue_all", "concurrency_key, scope, {now}", "null, scope, {now}",
+        "enqueue_all", "concurrency_key, scope,\n         {now}", "null, scope,\n         {now}",
         conformance.test_one_running_run_per_key_first_come_first_served),
+    "a new run is taken before those that wait": Bug(
+        "enqueue_all", "and not exists", "or not exists", a_new_run_waits_its_turn),
+    "a new run is taken without a line": Bug(
+        "enqueue_all", "from new where status = 'running'", "from new where false",
+        a_new_run_is_taken_by_a_claim_that_waits),
+    "what was taken before is taken for somebody else's": Bug(
+        "claimed", "lease_token = :token", "lease_token <> :token", what_was_taken_before_is_known),
     "a claim takes runs by age, not by when they are due": Bug(
         "claim_due", "order by due_at, id limit", "order by id limit",
         the_longest_due_comes_first),

@@ -65,7 +65,7 @@ async def an_earlier_holders_locks_are_gone(store):
         await asyncio.wait_for(inside.wait(), 20)
         store.clock.at += 2 * LEASE
         held = await claim_one(store)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(store.patience):
             await store.transact(held.lease, entry(store, "s"), work)
     finally:
         ended.set()
@@ -95,7 +95,7 @@ async def a_commit_is_heard_of(store):
     try:
         async with connection.transaction():
             await store.enqueue_within(connection, [new(1)], store.clock.now())
-        await asyncio.wait_for(heard.wait(), 5)
+        await asyncio.wait_for(heard.wait(), store.patience)
     finally:
         await connection.close()
     assert await claim_one(store)
@@ -138,7 +138,7 @@ async def plain(emptied_url, runtime):
     await connection.execute("create table if not exists effects (n integer); truncate effects")
     await connection.close()
     store = ManualPostgresStore(emptied_url, runtime)
-    store.clock = runtime
+    store.clock, store.patience = runtime, 20
     yield store
     await store.close()
 
@@ -160,6 +160,7 @@ async def test_without_a_bug_nothing_is_caught(plain, test):
 async def test_a_bug_is_caught(plain, name):
     for edit in BUGS[name].edits:
         rewrite(plain, *edit)
+    plain.patience = 2  # whatever does not come is not waited for as long
     await start(plain)
     with pytest.raises((Exception, pytest.fail.Exception)):  # however it shows
         await asyncio.wait_for(BUGS[name].test(plain), 30)

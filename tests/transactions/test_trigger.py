@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import asyncpg
@@ -15,14 +17,6 @@ from durably import Durably, Step, SyncStep, Trigger, job
 from durably.errors import ConfigurationError, InvalidInputError, RunNotFoundError
 from tests import postgres
 from tests.transactions.users import BLOCKING, USERS
-
-
-@pytest.fixture
-async def database():
-    """A database with a table of its user's."""
-    async with postgres.database() as url:
-        await postgres.execute(url, "create table orders (n integer)")
-        yield url
 
 
 @pytest.fixture(params=list(USERS))
@@ -274,6 +268,51 @@ async def test_from_blocking_code(database, name):
 
     async with USERS[name](database) as user:
         assert await asyncio.to_thread(use, user) == [2, 3, 4]
+
+
+DJANGO = """
+import sys
+from urllib.parse import urlsplit
+import django
+from django.conf import settings
+from django.db import connection, transaction
+from durably import Durably, SyncStep, job
+
+url = urlsplit(sys.argv[1])
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.postgresql", "HOST": url.hostname, "PORT": url.port,
+    "USER": url.username, "NAME": url.path[1:]}})
+django.setup()
+
+@job("ship")
+def ship(step: SyncStep, n: int) -> int:
+    return n + 1
+
+def order(n):
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("insert into orders values (%s)", [n])
+        run = d.trigger(ship, n, connection=connection.connection)
+        assert d.get_run(run.id) is None
+        if n == 13:
+            raise RuntimeError
+    return run
+
+with Durably(sys.argv[1], jobs=[ship]).sync() as d:
+    print(d.wait(order(1), timeout=30).output)
+    try:
+        order(13)
+    except RuntimeError:
+        print(len(d.get_runs()))
+connection.close()
+"""
+
+
+async def test_django(database):
+    command = [sys.executable, "-W", "error", "-c", DJANGO, database]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "1"], done.stderr
+    assert await orders(database) == [1]
 
 
 async def test_an_asynchronous_connection_from_blocking_code(database):

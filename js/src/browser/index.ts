@@ -88,8 +88,13 @@ export async function createBrowserDurably<Jobs = JobMap>(
     settings: inSnakeCase(options.settings ?? {}),
   };
   const tab = new Tab(orders, `${home}browser/worker.js`, options.onProgress ?? (() => {}));
-  await tab.open();
-  await tab.connect();
+  try {
+    await tab.open();
+    await tab.connect();
+  } catch (error) {
+    tab.close();
+    throw error;
+  }
   return new BrowserDurably<Jobs>(tab);
 }
 

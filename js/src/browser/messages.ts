@@ -39,8 +39,8 @@ export type Announcement =
 export const nameOf = (database: string) => `durably:${database}`;
 /** Whoever holds it is next. */
 export const standbyOf = (database: string) => `${nameOf(database)}:standby`;
-/** A page holds it as long as it lives. */
-export const lifeOf = (database: string, page: string) => `${nameOf(database)}:${page}`;
+/** A page, or an owner, holds it as long as it lives. */
+export const lifeOf = (database: string, whose: string) => `${nameOf(database)}:${whose}`;
 /** Where one page and one owner talk. Both have made it when `welcome` comes over it. */
 export const channelOf = (database: string, owner: string, page: string) =>
   `${nameOf(database)}:${owner}:${page}`;

@@ -26,6 +26,8 @@ export class Tab {
   #worker: Worker | undefined;
   #wasReady = false;
   #hasYielded = false;
+  /** Why this page's worker will never own the database. */
+  #failure: DurablyError | undefined;
   #owner: string | undefined;
   #port: { channel: BroadcastChannel; client: PortClient } | undefined;
   #connected = deferred<PortClient>();
@@ -81,6 +83,7 @@ export class Tab {
 
   #start(): void {
     this.#wasReady = this.#hasYielded = false;
+    this.#failure = undefined;
     let worker: Worker;
     try {
       worker = new Worker(this.#script, { type: "module", name: "durably" });
@@ -120,6 +123,7 @@ export class Tab {
 
   /** Nobody here can own the database. That is the end only while nobody else does. */
   #fail(error: DurablyError): void {
+    this.#failure = error;
     if (this.#port === undefined) this.#connected.reject(error);
   }
 
@@ -133,19 +137,32 @@ export class Tab {
     if (owner === this.#owner) return;
     this.#owner = owner;
     this.#disconnect();
+    this.#mourn(owner).catch(() => {}); // this was closed
     const channel = new BroadcastChannel(channelOf(this.#orders.database, owner, this.#id));
     const client = new PortClient(channel);
     this.#port = { channel, client };
-    const hello = () => this.#announce({ hello: this.#id, owner });
-    const again = setInterval(hello, HELLO_AGAIN);
-    const welcome = ({ data }: MessageEvent) => {
-      if (data !== WELCOME) return;
-      clearInterval(again);
-      channel.removeEventListener("message", welcome);
-      this.#connected.resolve(client);
+    let isWelcome = false;
+    const hello = () => {
+      if (isWelcome || this.#port?.client !== client) return;
+      this.#announce({ hello: this.#id, owner });
+      setTimeout(hello, HELLO_AGAIN);
     };
-    channel.addEventListener("message", welcome);
+    channel.addEventListener("message", ({ data }: MessageEvent) => {
+      if (data !== WELCOME || isWelcome) return;
+      isWelcome = true;
+      if (this.#connected.isSettled) this.#connected = deferred();
+      this.#connected.resolve(client);
+    });
     hello();
+  }
+
+  /** What is under way ends with its owner, even if nobody follows. */
+  async #mourn(owner: string): Promise<void> {
+    const name = lifeOf(this.#orders.database, owner);
+    const { signal } = this.#closing;
+    await navigator.locks.request(name, { mode: "shared", signal }, () => {
+      if (owner === this.#owner) this.#disconnect();
+    });
   }
 
   #disconnect(): void {
@@ -154,6 +171,7 @@ export class Tab {
     this.#port.channel.close();
     this.#port = undefined;
     if (this.#connected.isSettled) this.#connected = deferred();
+    if (this.#failure !== undefined) this.#connected.reject(this.#failure);
   }
 }
 

@@ -89,7 +89,7 @@ async function own(orders: Orders, python: Python): Promise<void> {
   } catch (error) {
     throw ofPython(error);
   }
-  listen(orders.database, server);
+  await listen(server);
   report({ phase: "ready" });
 }
 
@@ -153,19 +153,32 @@ function held(name: string): Promise<{ release(): void }> {
 // -- pages
 
 /** Tell the pages who owns the database, and answer each that says hello. */
-function listen(database: string, server: PythonServer): void {
+async function listen(server: PythonServer): Promise<void> {
   const term = crypto.randomUUID();
+  await held(lifeOf(database, term));
   const all = new BroadcastChannel(nameOf(database));
   const announce = () => all.postMessage({ owner: term } satisfies Announcement);
+  const channels = new Map<string, BroadcastChannel>();
   all.onmessage = ({ data }: MessageEvent<Announcement>) => {
     if ("who" in data) announce();
-    else if ("hello" in data && data.owner === term) welcome(database, term, data.hello, server);
+    else if ("hello" in data && data.owner === term) {
+      const page = data.hello; // which says it again while our answer takes its time
+      const channel = channels.get(page) ?? new BroadcastChannel(channelOf(database, term, page));
+      if (!channels.has(page)) answer(channel, page, server, () => channels.delete(page));
+      channels.set(page, channel);
+      channel.postMessage(WELCOME);
+    }
   };
   announce();
 }
 
-function welcome(database: string, term: string, page: string, server: PythonServer): void {
-  const channel = new BroadcastChannel(channelOf(database, term, page));
+/** Answer a page until it is gone. */
+function answer(
+  channel: BroadcastChannel,
+  page: string,
+  server: PythonServer,
+  gone: () => void,
+): void {
   const port = server.connect({
     head: (id, status, headers) =>
       channel.postMessage({ id, status, headers: JSON.parse(headers) }),
@@ -173,12 +186,12 @@ function welcome(database: string, term: string, page: string, server: PythonSer
     end: (id) => channel.postMessage({ id, end: true }),
   });
   channel.onmessage = ({ data }: MessageEvent<FromPage>) => pass(data, port);
-  channel.postMessage(WELCOME);
   // Ours once the page is gone, however it went.
   void navigator.locks.request(lifeOf(database, page), () => {
     port.close();
     port.destroy();
     channel.close();
+    gone();
   });
 }
 

@@ -12,19 +12,28 @@ on conflict do nothing
 returning {run}
 
 -- enqueue_all@postgres
--- New runs and their first lines, in order; those that come back are new.
-with given as (
-  select * from unnest(cast(:id as text[]), cast(:job as text[]), cast(:input as text[]), cast(:labels as text[]),
-                       cast(:idempotency_key as text[]), cast(:concurrency_key as text[]), cast(:scope as text[]))
-    with ordinality as g (id, job, input, labels, idempotency_key, concurrency_key, scope, n)
+-- New runs and their first lines, in order; those that come back are new. Those that a waiting worker may take
+-- are stored as taken, by CLAIM of state.py, unless runs of its jobs are due that have waited longer.
+with given as materialized (
+  select *, may_go and not exists (select 1 from unnest(cast(:jobs as text[])) as j (job)
+                                    where exists (select 1 from durably_runs where job = j.job and due_at <= {now})) as goes
+    from unnest(cast(:id as text[]), cast(:job as text[]), cast(:input as text[]), cast(:labels as text[]),
+                cast(:idempotency_key as text[]), cast(:concurrency_key as text[]), cast(:scope as text[]), cast(:may_go as boolean[]))
+    with ordinality as g (id, job, input, labels, idempotency_key, concurrency_key, scope, may_go, n)
 ), new as (
-  insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, scope, due_at, created_at, updated_at)
-  select id, job, 'pending', input, labels, idempotency_key, concurrency_key, scope, {now}, {now}, {now}
+  insert into durably_runs (id, job, status, input, labels, idempotency_key, concurrency_key, scope, due_at, lease_owner, lease_token,
+                            generation, created_at, started_at, updated_at)
+  select id, job, case when goes then 'running' else 'pending' end, input, labels, idempotency_key, concurrency_key, scope,
+         {now} + case when goes then cast(:lease as bigint) else 0 end, case when goes then cast(:lease_owner as text) end,
+         case when goes then cast(:lease_token as text) end, case when goes then 1 else 0 end, {now}, case when goes then {now} end, {now}
     from given order by n
   on conflict do nothing
   returning {run}
 ), line as (
-  insert into durably_journal (run_id, seq, at, type, attempt) select id, 1, created_at, 'run:trigger', 0 from new
+  insert into durably_journal (run_id, seq, at, type, attempt, started_at)
+  select id, 1, created_at, 'run:trigger', 0, cast(null as bigint) from new
+  union all
+  select id, 2, updated_at, 'run:start', generation, started_at from new where status = 'running'
 )
 select {run} from new
 
@@ -244,8 +253,8 @@ update durably_runs set updated_at = {now}
 returning coalesce(current_setting('durably.lent', true), '') = :lent
 
 -- lend@postgres
--- Names a transaction that is lent to a user's function. The name ends with it.
-select set_config('durably.lent', :lent, true), set_config('application_name', :lent, true)
+-- Names a transaction that is lent to a user's function. The name ends with it. And whether it can only read.
+select current_setting('transaction_read_only'), set_config('durably.lent', :lent, true), set_config('application_name', :lent, true)
 
 -- end_lent@postgres
 -- Ends what an earlier holder of the run has left open: it can commit no more, and its locks stand in our way.

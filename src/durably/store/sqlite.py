@@ -77,7 +77,7 @@ class SQLiteStore(Reading):
         self._allow_network_fs = allow_network_fs
         self._statements = sql.statements(self.dialect)
         self._writer: Writer | None = None
-        self._reader: sqlite3.Connection | None = None
+        self._reader: Connection | None = None
         self._reading: ThreadPoolExecutor | None = None
         self._connection: Connection | None = None
         self._file: guards.FileGuard | None = None
@@ -100,6 +100,9 @@ class SQLiteStore(Reading):
         if self._runtime.threads and not self._exclusive:
             self._reader = await self._patiently(self._connect_reader)
             self._reading = ThreadPoolExecutor(1, "durably-reader")
+        elif self.is_alone and not self._runtime.threads:
+            # Between its transactions: what cannot be written keeps nobody from reading.
+            self._reader = self._connection
         if self.companion is not None:
             self.companion.mkdir(mode=0o700, exist_ok=True)
             self._checkpointer = guards.Checkpointer(self.companion / "checkpointer")
@@ -288,8 +291,15 @@ class SQLiteStore(Reading):
         self._open_writer()
         if self._file is not None:
             self._file.check_process()
+        if self._reading is None:
+            return self._read_between(make)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, lambda: self._drive(make))
+
+    def _read_between(self, make: Callable[[], sql.Transaction[T]]) -> T:
+        if self._reader is not None and self._reader.in_transaction:  # its rollback has failed, too
+            self._reader.execute("rollback")
+        return self._drive(make)
 
     def _drive(self, make: Callable[[], sql.Transaction[T]]) -> T:
         transaction = make()
@@ -304,7 +314,8 @@ class SQLiteStore(Reading):
         if self._reader is None:
             raise ClosedError("the database is closed")
         assert isinstance(text, str)  # users' functions write; nothing lends them the reader
-        return self._reader.execute(self._statements.get(text, text), params).fetchall()
+        rows: list[Any] = self._reader.execute(self._statements.get(text, text), params).fetchall()
+        return rows
 
     # -- the life of a run
 

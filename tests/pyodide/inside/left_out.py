@@ -2,6 +2,11 @@
 
 SUITES = ["tests/store/test_conformance.py", "tests/engine", "tests/reference"]
 
+FILES = {
+    "tests/engine/test_values_on_both.py": "no server can be reached, and no Hypothesis loaded"
+}
+"""Files that are not even read, each with the reason."""
+
 _THREADS = "there are no threads"
 _PROCESSES = "there are no processes"
 _PLAIN_JOBS = "a plain job waits for its steps, in a thread or where there is JSPI"

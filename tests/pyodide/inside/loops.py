@@ -12,23 +12,23 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from js import Atomics, Int32Array, SharedArrayBuffer
+import js
 from pyodide.ffi import can_run_sync, run_sync
 
-_PATIENCE = 10.0  # seconds for a test or a fixture
+_PATIENCE = 300.0  # seconds for a test or a fixture
 
 
 class _Clock:
     """In a selector's place: it waits, and nothing ever comes."""
 
     def __init__(self) -> None:
-        self._never = Int32Array.new(SharedArrayBuffer.new(4))
+        self._never = js.Int32Array.new(js.SharedArrayBuffer.new(4))
 
     def select(self, timeout: float | None) -> list[Any]:
         if timeout is None:
             raise RuntimeError("deadlock: nothing is ready and no timer is set")
         if timeout > 0:
-            Atomics.wait(self._never, 0, 0, timeout * 1000)
+            js.Atomics.wait(self._never, 0, 0, timeout * 1000)
         return []
 
 
@@ -54,6 +54,7 @@ class Driver:
 
     def __init__(self) -> None:
         self._runner = None if can_run_sync() else asyncio.Runner(loop_factory=ClockLoop)
+        self._others = set() if self._runner else asyncio.all_tasks()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if self._runner is None:
@@ -64,7 +65,7 @@ class Driver:
     def close(self) -> None:
         """End what a test left behind."""
         if self._runner is None:
-            return run_sync(_cancel_others())
+            return run_sync(_cancel_all_but(self._others))
         with _between_loops():
             return self._runner.close()
 
@@ -85,8 +86,8 @@ async def _ended(coroutine: Coroutine[Any, Any, Any]) -> Any:
         return await coroutine
 
 
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
+async def _cancel_all_but(others: set[asyncio.Task[Any]]) -> None:
+    left = asyncio.all_tasks() - others - {asyncio.current_task()}
+    for task in left:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.gather(*left, return_exceptions=True)

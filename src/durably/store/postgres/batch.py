@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
 
 from ...errors import ClosedError, LeaseLost, StorageUnavailableError
-from ...models import Lease, RunRow
+from ...models import RunRow
 from ...runtime import Runtime
-from ...state import FINAL, Transition
+from ...state import FINAL, Status
 from .. import sql
-from ..base import Enqueued, Entry, NewRun, Settlement
+from ..base import Claims, Enqueued, Entry
 from .link import Link, Session
 from .trouble import Backoff, Trouble, is_passing
+from .writes import Claim, Enqueue, Record, SaveProgress, Settle, Write, columns, new_runs
 
 T = TypeVar("T")
 
@@ -30,83 +30,6 @@ logger = logging.getLogger("durably")
 
 MAX_BATCH = 500  # writes in one flush
 _LAST_PATIENCE = 10.0  # seconds that a close waits for what is under way
-
-
-class Write(Generic[T]):
-    """A transaction that somebody waits for: on its own, and as one of its kind."""
-
-    kind = ""
-    run_id: str | None = None
-    """The run whose row it locks."""
-    needs_transaction = False
-    """Whether there is more to it than one statement."""
-
-    def __init__(self, wakes: bool | None) -> None:
-        self.wakes = wakes
-        self.tries = 0
-        self.deadline: float | None = None
-        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-    def alone(self) -> sql.Transaction[T]:
-        """The transaction, by itself."""
-        raise NotImplementedError
-
-
-class Enqueue(Write[list[Enqueued]]):
-    """New runs."""
-
-    kind = "enqueue"
-
-    def __init__(self, runs: Sequence[NewRun], now: int) -> None:
-        super().__init__(wakes=True)
-        self.runs, self.now = runs, now
-        self.needs_transaction = any(run.idempotency_key is not None for run in runs)
-
-    def alone(self) -> sql.Transaction[list[Enqueued]]:
-        return sql.enqueue(self.runs, self.now)
-
-
-class Record(Write[int]):
-    """A holder's line."""
-
-    kind = "record"
-
-    def __init__(self, lease: Lease, entry: Entry) -> None:
-        super().__init__(wakes=False)
-        self.lease, self.entry, self.run_id = lease, entry, lease.run_id
-
-    def alone(self) -> sql.Transaction[int]:
-        return sql.record(self.lease, self.entry, replay=self.tries > 0)
-
-
-class SaveProgress(Write[None]):
-    """How far a run is."""
-
-    kind = "progress"
-
-    def __init__(self, lease: Lease, progress: str, now: int) -> None:
-        super().__init__(wakes=False)
-        self.lease, self.progress, self.now, self.run_id = lease, progress, now, lease.run_id
-
-    def alone(self) -> sql.Transaction[None]:
-        return sql.save_progress(self.lease, self.progress, self.now)
-
-
-class Settle(Write[tuple[RunRow, int]]):
-    """A fenced row of the state table."""
-
-    def __init__(self, lease: Lease, transition: Transition, settlement: Settlement) -> None:
-        super().__init__(wakes=settlement.wakes)
-        self.lease, self.transition, self.settlement = lease, transition, settlement
-        self.kind, self.run_id = transition.name, lease.run_id
-        self.needs_transaction = settlement.wakes  # it may have a concurrency key to hand on
-
-    def is_done(self, row: RunRow) -> bool:
-        """Whether the row shows that an earlier try was committed."""
-        return row.status == self.transition.target and row.lease_token == self.lease.token
-
-    def alone(self) -> sql.Transaction[tuple[RunRow, int]]:
-        return sql.settle(self.lease, self.transition, self.settlement, replay=self.tries > 0)
 
 
 class Result(NamedTuple):
@@ -140,6 +63,12 @@ class Flusher:
         self._waiting.append(write)
         self._news.set()
         return write.future
+
+    def join(self, ask: sql.ClaimRequest) -> asyncio.Future[Claims] | None:
+        """Let a claim take what is about to be stored, in the same commit; None if nothing is."""
+        if self._closing or not any(isinstance(write, Enqueue) for write in self._waiting):
+            return None
+        return self.submit(Claim(ask))
 
     async def close(self) -> None:
         """Write what waits; in trouble it is given up."""
@@ -212,21 +141,14 @@ class Flusher:
     async def _together(self, session: Session, batch: list[Write[Any]]) -> list[Result]:
         again = any(write.tries for write in batch)
         several = len({write.kind for write in batch}) > 1
-        async with AsyncExitStack() as stack:
-            if again or several or any(write.needs_transaction for write in batch):
-                await stack.enter_async_context(session.transaction())
+        if not (again or several or any(write.needs_transaction for write in batch)):
+            return await _by_kind(session, batch)  # one statement
+        async with session.transaction():
             if again or several:
                 await _lock(session, batch)
             results = await _already_done(session, batch) if again else []
             done = {result.write for result in results}
-            kinds: dict[str, list[Any]] = {}
-            for write in batch:
-                if write not in done:
-                    kinds.setdefault(write.kind, []).append(write)
-            for kind, writes in kinds.items():
-                together: _Together = _KINDS.get(kind, _settle)
-                results += await together(session, writes)
-        return results
+            return results + await _by_kind(session, [w for w in batch if w not in done])
 
     async def _one_by_one(self, session: Session, batch: list[Write[Any]]) -> list[Result]:
         async with session.transaction():
@@ -245,6 +167,17 @@ class Flusher:
             return Result(write, None, error)
 
 
+async def _by_kind(session: Session, batch: list[Write[Any]]) -> list[Result]:
+    kinds: dict[str, list[Any]] = {}
+    for write in batch:
+        kinds.setdefault(write.kind, []).append(write)
+    results: list[Result] = []
+    for kind, writes in kinds.items():
+        together: _Together = _KINDS.get(kind, _settle)
+        results += await together(session, writes)
+    return results
+
+
 async def _lock(session: Session, batch: list[Write[Any]]) -> None:
     run_ids = [write.run_id for write in batch if write.run_id is not None]
     if run_ids:
@@ -258,7 +191,7 @@ async def _already_done(session: Session, batch: list[Write[Any]]) -> list[Resul
     results: list[Result] = []
     if records:
         asked = [(w.lease.run_id, w.entry.step, w.lease.generation) for w in records]
-        params = _columns(("run_id", "step", "attempt"), asked)
+        params = columns(("run_id", "step", "attempt"), asked)
         for n, seq in await session.fetch("recorded_all", params):
             results.append(Result(records[n - 1], seq, None))
     if settles:
@@ -272,21 +205,49 @@ async def _already_done(session: Session, batch: list[Write[Any]]) -> list[Resul
     return results
 
 
-async def _enqueue(session: Session, writes: list[Enqueue]) -> list[Result]:
-    runs = [run for write in writes for run in write.runs]
-    params = {**_columns(NewRun._fields, runs), "now": writes[-1].now}
-    rows = await session.fetch("enqueue_all", params)
-    new = {row[0]: Enqueued(RunRow._make(row), True) for row in rows}
+async def _enqueue(session: Session, writes: list[Enqueue | Claim]) -> list[Result]:
+    enqueues = [write for write in writes if isinstance(write, Enqueue)]
+    claims = [write for write in writes if isinstance(write, Claim)]
+    joined = next((claim for claim in claims if enqueues and not claim.tries), None)
+    new = await _store_new(session, enqueues, joined) if enqueues else {}
+    taken = {run_id for run_id, row in new.items() if row.status == Status.RUNNING}
     results: list[Result] = []
-    for write in writes:
+    for write in enqueues:
+        write.wakes = not taken.issuperset(run.id for run in write.runs)
         found: list[Enqueued] = []
         for run in write.runs:  # what is not new has a known key
             if run.id in new:
-                found.append(new[run.id])
+                row = new[run.id]
+                found.append(Enqueued(_as_stored(row) if run.id in taken else row, True))
             else:
                 found.append(await session.run(sql.enqueue_one(run, write.now)))
         results.append(Result(write, found, None))
+    for claim in claims:
+        claims_of = claim.of(new) if claim is joined else await session.run(claim.alone())
+        results.append(Result(claim, claims_of, None))
     return results
+
+
+async def _store_new(
+    session: Session, writes: list[Enqueue], claim: Claim | None
+) -> dict[str, RunRow]:
+    """Store runs, as taken those that a claim may take; the new ones, as they are now."""
+    runs = [run for write in writes for run in write.runs]
+    params = new_runs(runs, writes[-1].now, claim)
+    rows = await session.fetch("enqueue_all", params)
+    return {row[0]: RunRow._make(row) for row in rows}
+
+
+def _as_stored(row: RunRow) -> RunRow:
+    """A new run before it was taken."""
+    return row._replace(
+        status=Status.PENDING,
+        due_at=row.created_at,
+        lease_owner=None,
+        lease_token=None,
+        generation=0,
+        started_at=None,
+    )
 
 
 async def _record(session: Session, writes: list[Record]) -> list[Result]:
@@ -298,8 +259,8 @@ async def _record(session: Session, writes: list[Record]) -> list[Result]:
         except LeaseLost as lost:
             return [Result(write, None, lost)]
     params = {
-        **_columns(("run_id", "token"), [write.lease[:2] for write in writes]),
-        **_columns(Entry._fields, [write.entry for write in writes]),
+        **columns(("run_id", "token"), [write.lease[:2] for write in writes]),
+        **columns(Entry._fields, [write.entry for write in writes]),
     }
     seqs = {row[0]: row[1] for row in await session.fetch("record_all", params)}
     return [_or_lost(write, seqs.get(n)) for n, write in enumerate(writes, 1)]
@@ -308,7 +269,7 @@ async def _record(session: Session, writes: list[Record]) -> list[Result]:
 async def _save_progress(session: Session, writes: list[SaveProgress]) -> list[Result]:
     last = {write.lease[:2]: write.progress for write in writes}
     given = [(*lease, progress) for lease, progress in last.items()]
-    params = {**_columns(("run_id", "token", "progress"), given), "now": writes[-1].now}
+    params = {**columns(("run_id", "token", "progress"), given), "now": writes[-1].now}
     rows = await session.fetch("progress_all", params)
     held = {(row[0], row[1]) for row in rows}
     lost = [write.lease[:2] not in held for write in writes]
@@ -321,7 +282,7 @@ async def _save_progress(session: Session, writes: list[SaveProgress]) -> list[R
 async def _settle(session: Session, writes: list[Settle]) -> list[Result]:
     names = ("run_id", "token", "delay", "output", "error", "progress")
     given = [_settlement(write) for write in writes]
-    params = {**_columns(names, given), "now": writes[-1].settlement.now}
+    params = {**columns(names, given), "now": writes[-1].settlement.now}
     rows = await session.fetch(f"{writes[0].kind}_all", params)
     moved = {row[0]: (RunRow._make(row[2:]), row[1]) for row in rows}
     if writes[0].transition.frees_key:
@@ -349,11 +310,6 @@ def _or_lost(write: Record | Settle, value: Any) -> Result:
     if value is None:
         return Result(write, None, LeaseLost(write.lease.run_id))
     return Result(write, value, None)
-
-
-def _columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Mapping[str, list[Any]]:
-    """Rows as one list for each column, which is how a statement takes many."""
-    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _tell(results: list[Result]) -> None:

@@ -15,6 +15,7 @@ from .. import sql
 from ..base import Enqueued, NewRun
 from .adapters import Adapter, adapt
 from .statements import Statements
+from .writes import new_runs
 
 T = TypeVar("T")
 
@@ -54,9 +55,7 @@ def enqueue(
     runs: Sequence[NewRun], now: int, channel: str, said: str
 ) -> sql.Transaction[list[Enqueued]]:
     """Store new runs, and say so to all workers if it is committed."""
-    columns = zip(*runs, strict=True)
-    given = {name: list(values) for name, values in zip(NewRun._fields, columns, strict=True)}
-    rows = yield "enqueue_all", {**given, "now": now}
+    rows = yield "enqueue_all", new_runs(runs, now)
     new = {row[0]: Enqueued(RunRow._make(row), True) for row in rows}
     for run in runs:
         if run.id not in new:  # its key is known

@@ -56,9 +56,7 @@ _ENDS = re.compile(
 )
 # The server went away, or this session's end was decided there.
 _LOSSES = frozenset({"57P01", "57P02", "57P03"})
-# The storage is in trouble, or a successor of the server has to be found.
-_TROUBLE = frozenset({"53", "58"})
-_DEMOTED = "25006"
+_TROUBLE = frozenset({"53", "58"})  # classes: resources, the system
 
 
 class Borrowed:
@@ -191,7 +189,9 @@ class Loan:
     async def _transact(self, connection: Any) -> Written | Refused:
         session = Session(connection, self._lender.server)
         async with _transaction(connection) as commit:
-            await self._begin(session)
+            if not await self._begin(session):
+                connection.terminate()
+                raise OSError("the server only reads at the moment; there may be a successor")
             try:
                 kept = await self._lend(connection)
             except Exception as error:
@@ -204,12 +204,16 @@ class Loan:
                     await commit()
                 return written
 
-    async def _begin(self, session: Session) -> None:
+    async def _begin(self, session: Session) -> bool:
+        """Make it ready to be lent; False when the server would let nobody write."""
         async with asyncio.timeout(COMMAND_TIMEOUT):
-            await session.fetch("lend", {"lent": self._name})
+            rows = await session.fetch("lend", {"lent": self._name})
+            if rows[0][0] == "on":
+                return False
             if (generation := self._lease.generation) > 1:
                 earlier = {"prefix": self._prefix, "generation": generation}
                 await session.fetch("end_lent", earlier)
+        return True
 
     async def _lend(self, connection: Any) -> Any:
         borrowed = Borrowed(connection)
@@ -289,8 +293,7 @@ def _is_trouble(error: Exception) -> bool:
     if not isinstance(error, ServerError):
         return False
     state = state_of(error)
-    passes = state[:2] in _TROUBLE or state in _LOSSES or state == _DEMOTED
-    return passes or is_conflict(error)
+    return state[:2] in _TROUBLE or state in _LOSSES or is_conflict(error)
 
 
 def _keep_alive(connection: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ...runtime import Runtime
@@ -23,6 +24,8 @@ DUE_BY_OTHERS = f"{_DUE} transaction"
 _PAUSE, _LONG_PAUSE = 0.005, 0.05  # seconds between two signals: of due runs, for watchers alone
 _LAST_DELAY = 10.0  # seconds between two attempts to listen
 _PROBE = 10.0  # seconds of silence after which the connection is tried
+# What a crash of the server takes away, polling finds; so nobody's commit waits for a signal's.
+_NOTIFY = "select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
 
 
 class Signals:
@@ -38,7 +41,8 @@ class Signals:
         self.channel = f"durably_{server.statements.schema}".rstrip("_")
         """Where signals of these tables are told."""
         self._name = runtime.token()[:16]
-        self._due = self._journal = False
+        self._journal = False
+        self._due = asyncio.Event()
         self._news = asyncio.Event()
         self.is_listening = False
         """Whether signals arrive at the moment."""
@@ -48,9 +52,10 @@ class Signals:
 
     def send(self, due: bool) -> None:
         """Something was committed; True when a run may be due. Never waits, never fails."""
-        self._due = self._due or due
         self._journal = True
         self._news.set()
+        if due:
+            self._due.set()
 
     async def close(self) -> None:
         """Say what is left to say, and stop."""
@@ -92,16 +97,17 @@ class Signals:
                 continue
             self._news.clear()
             if self._journal and not connection.is_closed():
-                due, self._due, self._journal = self._due, False, False
+                due, self._journal = self._due.is_set(), False
+                self._due.clear()
                 said = f"{_DUE if due else _JOURNAL} {self._name}"
-                await connection.execute("select pg_notify($1, $2)", self.channel, said)
-                await self._rest(_LONG_PAUSE if not due else _PAUSE)
+                await connection.execute(_NOTIFY, self.channel, said)
+                await (self._runtime.sleep(_PAUSE) if due else self._rest())
 
-    async def _rest(self, pause: float) -> None:
+    async def _rest(self) -> None:
         """Not too often; but a due run does not wait for the watchers' pause."""
-        end = self._runtime.monotonic() + pause
-        while not self._due and (left := end - self._runtime.monotonic()) > 0:
-            await self._runtime.sleep(min(left, _PAUSE))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONG_PAUSE):
+                await self._due.wait()
 
     def _ended(self, _connection: Any) -> None:
         self._news.set()

@@ -30,7 +30,7 @@ from ..base import (
 )
 from ..reading import Reading
 from . import follow, join
-from .batch import Enqueue, Flusher, Record, SaveProgress, Settle
+from .batch import Flusher
 from .claims import claim
 from .leases import Leases, Renewal
 from .lend import Lender, Loan, Refused
@@ -39,6 +39,7 @@ from .migrating import installed_version, migrate, newest_version
 from .signals import DUE_BY_OTHERS, Signals
 from .statements import DIALECT, Statements
 from .trouble import Backoff, Trouble, describe, is_passing
+from .writes import Enqueue, Record, SaveProgress, Settle
 
 T = TypeVar("T")
 
@@ -290,6 +291,8 @@ class PostgresStore(Reading):
     ) -> Awaitable[Claims]:
         token = self._runtime.token()
         ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
+        if self._opened and (joined := self._flusher.join(ask)) is not None:
+            return joined
 
         async def attempt(replay: bool) -> Claims:
             # After a failed try: what could not be written includes the renewals of live workers.
