@@ -269,7 +269,7 @@ def server() -> Any:
 
 
 def test_any_database_survives_the_way_there_and_back(server: str, tmp_path: Path) -> None:
-    @settings(max_examples=by_tier(quick=5, ci=25, soak=400), deadline=None, database=None,
+    @settings(max_examples=by_tier(quick=5, ci=15, soak=400), deadline=None, database=None,
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(databases())
     def holds(given: tuple[list[Any], list[Any]]) -> None:
@@ -416,7 +416,7 @@ async def test_a_copy_that_is_killed_is_as_if_it_had_never_begun(
 ) -> None:
     source = some_file(tmp_path)
     await fill(source)
-    kills = by_tier(quick=3, ci=8, soak=200)
+    kills = by_tier(quick=3, ci=5, soak=200)
     for n in range(kills):
         target = some_file(tmp_path) if kind == "file" else some_schema(postgres_url)
         words = [str(source.path), target.database, target.options.schema]
