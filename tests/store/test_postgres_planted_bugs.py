@@ -154,6 +154,14 @@ async def what_was_taken_before_is_known(store):
     assert (await stored.future)[0].created
 
 
+async def a_claim_that_comes_too_late_for_its_flush_claims(store):
+    now = store.clock.now()
+    await put(store, new(1))
+    ask = ClaimRequest(["job"], "me", "t" * 32, now, conformance.LEASE, 1, takeover=True)
+    (held,) = (await store._flusher.submit(Claim(ask))).taken
+    assert [line.type for line in await store.journal(held.row.id)] == ["run:trigger", "run:start"]
+
+
 async def a_new_run_waits_its_turn(store):
     await put(store, new(1))
     _, taken = await asyncio.gather(put(store, new(2)), claim(store, limit=1))
@@ -250,6 +258,9 @@ BUGS = {
     "a new run is taken without a line": Bug(
         "enqueue_all", "from new where status = 'running'", "from new where false",
         a_new_run_is_taken_by_a_claim_that_waits),
+    "a run that is taken has no line": Bug(
+        "append", "select :run_id, coalesce", "select :run_id || 'x', coalesce",
+        a_claim_that_comes_too_late_for_its_flush_claims),
     "what was taken before is taken for somebody else's": Bug(
         "claimed", "lease_token = :token", "lease_token <> :token", what_was_taken_before_is_known),
     "a claim takes runs by age, not by when they are due": Bug(

@@ -223,8 +223,11 @@ async def _enqueue(session: Session, writes: list[Enqueue | Claim]) -> list[Resu
                 found.append(await session.run(sql.enqueue_one(run, write.now)))
         results.append(Result(write, found, None))
     for claim in claims:
-        claims_of = claim.of(new) if claim is joined else await session.run(claim.alone())
-        results.append(Result(claim, claims_of, None))
+        if claim is joined:
+            results.append(Result(claim, claim.of(new), None))
+        else:  # what it was to take was written before
+            async with session.transaction():
+                results.append(Result(claim, await session.run(claim.alone()), None))
     return results
 
 

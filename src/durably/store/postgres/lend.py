@@ -109,6 +109,10 @@ class Written(NamedTuple):
     kept: Any
 
 
+class OnlyReadsError(OSError):
+    """The server was demoted, or is not a primary yet. No fault of the function, which was not called."""
+
+
 class Lender:
     """The connections that are lent."""
 
@@ -138,6 +142,8 @@ class Lender:
         connection = await self._pool.acquire()
         try:
             yield connection
+        except OnlyReadsError:
+            raise
         except Exception as error:
             if _is_lost(connection) or state_of(error) in _LOSSES:
                 raise LostConnectionError(f"the connection was lost: {error}") from error
@@ -191,7 +197,9 @@ class Loan:
         async with _transaction(connection) as commit:
             if not await self._begin(session):
                 connection.terminate()
-                raise OSError("the server only reads at the moment; there may be a successor")
+                raise OnlyReadsError(
+                    "the server only reads at the moment; there may be a successor"
+                )
             try:
                 kept = await self._lend(connection)
             except Exception as error:
