@@ -18,7 +18,7 @@ from tests.oracle import check_journal
 from tests.proxy import Cut, Proxy
 from tests.tier import by_tier
 
-CUTS = by_tier(quick=20, ci=200, soak=10_000)
+CUTS = by_tier(quick=20, ci=120, soak=10_000)
 RESTARTS = by_tier(quick=1, ci=3, soak=30)
 
 

@@ -115,7 +115,7 @@ def past(pooler_url):
 
 def test_workers_behind_a_pooler_are_killed():
     with pooler(postgres.server_url()) as url:
-        kills = by_tier(quick=3, ci=10, soak=300)
+        kills = by_tier(quick=2, ci=5, soak=300)
         kill_loop.run(kills=kills, seed=3, database=POSTGRES, way=past(url)).check()
 
 

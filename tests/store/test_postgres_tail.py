@@ -14,7 +14,7 @@ from durably.store.postgres import follow
 from durably.store.postgres.store import PostgresStore
 from tests.tier import by_tier
 
-ROUNDS = by_tier(quick=150, ci=1500, soak=20_000)
+ROUNDS = by_tier(quick=100, ci=400, soak=20_000)
 
 
 @pytest.fixture
