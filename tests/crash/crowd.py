@@ -23,17 +23,13 @@ class Crowd:
     """Workers that all trigger runs of their own, and all execute whatever is due."""
 
     def __init__(
-        self,
-        report: Report,
-        world: World,
-        nursery: Nursery,
-        processes: int,
-        runs: int,
-        **leases: Any,
-    ) -> None:
+        self, report: Report, world: World, nursery: Nursery, processes: int, runs: int,
+        plant: str | None = None, **leases: Any,
+    ) -> None:  # fmt: skip
         self.world = world
         self.report, self.nursery = report, nursery
         self.share = -(-runs // processes)
+        self.plant = plant
         self.leases = leases or LEASES
         self.workers: dict[str, Child] = {}
         for i in range(processes):
@@ -54,6 +50,7 @@ class Crowd:
             "active": 1000,
             "orders": ORDERS,
             "keep_logs": True,
+            "plant": self.plant,
             "options": {
                 "max_concurrent_runs": 4,
                 "max_recoveries": 1000,

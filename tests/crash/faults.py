@@ -216,20 +216,19 @@ def _loses_triggers(store: Store) -> None:
     store.enqueue = enqueue  # type: ignore[method-assign]
 
 
-def _asks_the_host(store: Store) -> None:
-    """Leases on a server are measured by the clock of whoever asks."""
-    from durably.store.postgres.statements import DIALECT, Statements
+def _fails_for_trouble(store: Store) -> None:
+    """A run is failed when its connection is lost."""
+    from durably.store.postgres import batch
 
-    wrong = Statements("", DIALECT._replace(now="cast(:now as bigint)"))
-    store._statements._named.update(wrong._named)  # type: ignore[attr-defined]
+    batch.is_passing = lambda _: False
 
 
 PLANTS: dict[str, Callable[[Store], None]] = {
     "no_fence": _no_fence,
     "no_renewal": _no_renewal,
+    "fails_for_trouble": _fails_for_trouble,
     "forgets_checkpoints": _forgets_checkpoints,
     "replays_blindly": _replays_blindly,
-    "asks_the_host": _asks_the_host,
     "commits_late": _commits_late,
     "loses_triggers": _loses_triggers,
 }

@@ -72,14 +72,17 @@ def server_of(report: Report) -> Iterator[Server]:
         server.close()
 
 
-def run(processes: int = 16, runs: int = 3200, restarts: int = 3, seed: int = 7) -> Report:
+def run(
+    processes: int = 16, runs: int = 3200, restarts: int = 3, seed: int = 7, plant: str | None = None
+) -> Report:  # fmt: skip
     """All processes together, until every run is over. None of them may end, and no body run twice."""
     options = {"processes": processes, "runs": runs, "restarts": restarts}
     report = Report("outages", seed, options)
     chance = random.Random(seed)
     started = time.monotonic()
     with folder("outages") as where, server_of(report) as server, Nursery(ahead=3) as nursery:
-        crowd = Crowd(report, World(where, url=server.url), nursery, processes, runs, **LEASES)
+        world = World(where, url=server.url)
+        crowd = Crowd(report, world, nursery, processes, runs, plant, **LEASES)
         moments = [crowd.wanted * (n + 1) // (restarts + 1) for n in range(restarts)]
         end = time.monotonic() + 5 * HANG
         while len(crowd.world.endings) < crowd.wanted and time.monotonic() < end:
@@ -87,11 +90,13 @@ def run(processes: int = 16, runs: int = 3200, restarts: int = 3, seed: int = 7)
             server.terminate(chance.choice([1, 1, 1, 5]))
             crowd.world.new_lines()
             crowd.check_alive()
+            if plant and (report.violations or _has_failed(crowd)):
+                break
             if moments and len(crowd.world.endings) >= moments[0]:
                 moments.pop(0)
                 server.restart()
                 crowd.world.look(dead=False)
-        while not crowd.is_done():
+        while not crowd.is_done() and not plant:
             if time.monotonic() > end:
                 report.found("stuck", "runs are left")
                 break
@@ -105,10 +110,16 @@ def run(processes: int = 16, runs: int = 3200, restarts: int = 3, seed: int = 7)
     return report
 
 
+def _has_failed(crowd: Crowd) -> bool:
+    now = crowd.world.look(dead=False)
+    return any(row["status"] == "failed" for row in now.runs.values())
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3200)
     parser.add_argument("--restarts", type=int, default=3)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--plant")
     main(run, parser)

@@ -19,7 +19,7 @@ def test_kill_loop_four_runs_at_a_time() -> None:
 
 
 def test_kill_loop_on_a_server() -> None:
-    kills = by_tier(quick=6, ci=40, soak=1000)
+    kills = by_tier(quick=6, ci=25, soak=1000)
     report = kill_loop.run(kills=kills, seed=9, concurrency=2, database=POSTGRES)
     report.check()
 

@@ -17,6 +17,10 @@ def test_sixteen_processes_whose_server_restarts() -> None:
     ).check()
 
 
+def test_outages_find_a_planted_bug() -> None:
+    assert outages.run(processes=2, runs=60, restarts=1, plant="fails_for_trouble").violations
+
+
 @pytest.mark.soak
 def test_sixteen_processes_for_long() -> None:
     outages.run(processes=16, runs=16_000, restarts=10, seed=9).check()

@@ -344,6 +344,14 @@ async def test_a_bug_in_a_statement_is_caught(emptied_url, name):
             await asyncio.wait_for(BUGS[name].test(store), 30)
 
 
+async def test_leases_by_the_clock_of_a_host_would_be_stolen(emptied_url):
+    """What ``test_postgres`` and ``tests/crash/test_clock.py`` see of a server's clock, they would miss here."""
+    async with store_on(emptied_url) as right, store_on(emptied_url) as wrong:
+        wrong.clock.at += 3_600_000
+        await put(right, new(1))
+        assert len(await claim(right)) == len(await claim(wrong)) == 1
+
+
 def test_each_statement_of_postgres_has_its_bug():
     text = files("durably.store").joinpath("queries.sql").read_text("utf-8")
     own = set(re.findall(r"^-- (\w+)@postgres$", text, flags=re.MULTILINE))
