@@ -66,3 +66,12 @@ def check(effects: list[str], run_id: str) -> None:
             assert number not in committed, f"step {number} of {run_id} began again"
             begun.add(number)
     assert begun == {str(number) for number in range(STEPS)}
+
+
+def test_what_is_forbidden_is_found():
+    told = [f"id begin {number}" for number in range(STEPS)]
+    check([*told, "id begin 3", "id commit 3"], "id")
+    with pytest.raises(AssertionError, match="step 3 of id began again"):
+        check([*told, "id commit 3", "id begin 3"], "id")
+    with pytest.raises(AssertionError):
+        check(told[1:], "id")
