@@ -140,7 +140,7 @@ def tables(results: Results, peers: Mapping[str, Peer]) -> str:
             (POSTGRES_ROWS, {name: peer for name, peer in peers.items() if peer.on_postgres}),
         )
     ]
-    return "\n\n".join([*filter(None, found), "\n".join(_notes(results, peers))])
+    return "\n\n".join(filter(None, [*found, "\n".join(_notes(results, peers))]))
 
 
 def _table(results: Results, rows: Sequence[Row], columns: Mapping[str, Peer]) -> str:
