@@ -73,6 +73,7 @@ class SyncDurablyClient:
         """The client behind this one, for ``call``."""
         self._calls = threading.Condition()
         self._calling = 0
+        self._tasks: set[asyncio.Task[Any] | None] = set()  # of the loop's thread
         self._thread: Portal | None = None
         self._closed = False
 
@@ -139,7 +140,7 @@ class SyncDurablyClient:
             portal, self._thread = self._thread, None
         if portal is not None:
             while not self._nobody_calls():
-                portal.call(_cancel_others())
+                portal.call(self._cancel_calls())
             portal.call(_close_generators())
             portal.call(self.client.close())
             portal.close()
@@ -152,13 +153,31 @@ class SyncDurablyClient:
             coroutine.close()
             raise
         try:
-            return portal.call(coroutine)
+            return portal.call(self._called(coroutine))
+        except ClosedError:  # it may not have begun
+            coroutine.close()
+            raise
         except CancelledError:
             raise ClosedError("this client was closed while the call waited") from None
         finally:
             with self._calls:
                 self._calling -= 1
                 self._calls.notify_all()
+
+    async def _called(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            return await coroutine
+        finally:
+            self._tasks.discard(task)
+
+    async def _cancel_calls(self) -> None:
+        """The calls alone: what they started ends with them, in an order that is theirs to know."""
+        calls = [task for task in self._tasks if task is not None]
+        for task in calls:
+            task.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
     def _enter(self) -> Portal:
         with self._calls:
@@ -188,11 +207,3 @@ class SyncDurablyClient:
 async def _close_generators() -> None:
     """Of iterations that were left open."""
     await asyncio.get_running_loop().shutdown_asyncgens()
-
-
-async def _cancel_others() -> None:
-    """Before the loop stops: nobody may wait for it for ever."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
