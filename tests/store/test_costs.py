@@ -159,10 +159,10 @@ async def test_every_hot_statement_uses_an_index_and_sorts_nothing(tmp_path, nam
 
 
 def test_every_named_statement_is_used():
-    import durably.store.sql as sql
-    import durably.store.sqlite as sqlite
+    from durably.store import reading, sql, sqlite
 
-    code = "".join(Path(module.__file__).read_text("utf-8") for module in (sql, sqlite))
+    modules = (sql, reading, sqlite)
+    code = "".join(Path(module.__file__).read_text("utf-8") for module in modules)
     from durably.state import TRANSITIONS
 
     moves = {row.name for row in TRANSITIONS}

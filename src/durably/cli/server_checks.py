@@ -156,7 +156,7 @@ class Examination:
         listener = await _connect(self._home.options.listen_url or self._home.database)
         try:
             await listener.add_listener(channel, hear)
-            await self._connection.execute(f"notify {channel}")
+            await self._connection.execute("select pg_notify($1, '')", channel)
             with suppress(TimeoutError):
                 await asyncio.wait_for(heard.wait(), _HEARS)
         finally:

@@ -69,7 +69,9 @@ class Database(Side):
     async def _lock(self) -> None:
         names = ", ".join(self._statements.qualify(table.name) for table in TABLES)
         try:
-            await self._connection.execute(f"set local lock_timeout = '{LOCK_TIMEOUT:d}s'")
+            await self._connection.execute(
+                "select set_config('lock_timeout', $1, true)", f"{LOCK_TIMEOUT:d}s"
+            )
             await self._connection.execute(f"lock table {names} in share row exclusive mode")
         except ServerError as error:
             raise CopyError(

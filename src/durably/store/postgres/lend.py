@@ -49,7 +49,7 @@ _LENT = _STATEMENTS | {
     "transaction",
 }
 _ENDS = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+    r"\A(?>\s+|--[^\n]*\n|/\*.*?\*/)*+"
     r"(?:(?:commit|end|abort|begin|start\s+transaction|prepare\s+transaction)\b"
     r"|rollback(?!\s+(?:(?:work|transaction)\s+)?to\b)\b)",
     re.IGNORECASE | re.DOTALL,
