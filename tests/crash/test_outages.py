@@ -18,7 +18,9 @@ def test_sixteen_processes_whose_server_restarts() -> None:
 
 
 def test_outages_find_a_planted_bug() -> None:
-    assert outages.run(processes=2, runs=60, restarts=1, plant="fails_for_trouble").violations
+    """More runs than can be done before a connection is ended while something is written."""
+    report = outages.run(processes=2, runs=3_000, restarts=3, plant="fails_for_trouble")
+    assert set(report.wrong) - {"lost", "stuck"}  # which are left in any case
 
 
 @pytest.mark.soak
