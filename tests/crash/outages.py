@@ -92,7 +92,9 @@ def run(
             server.terminate(chance.choice([1, 1, 1, 5]))
             crowd.world.new_lines()
             crowd.check_alive()
-            if plant and (report.violations or _has_failed(crowd)):
+            if plant and _has_failed(crowd):
+                report.found("failed", "a run, for trouble of the storage")
+            if plant and report.violations:
                 break
             if moments and len(crowd.world.endings) >= moments[0]:
                 moments.pop(0)

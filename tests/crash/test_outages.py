@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tier import by_tier
+from tests.tier import TIER, by_tier
 
 from . import outages
 
@@ -17,6 +17,7 @@ def test_sixteen_processes_whose_server_restarts() -> None:
     ).check()
 
 
+@pytest.mark.skipif(TIER == "quick", reason="half a minute: the ci tier's")
 def test_outages_find_a_planted_bug() -> None:
     """More runs than can be done before a connection is ended while something is written."""
     report = outages.run(processes=2, runs=3_000, restarts=3, plant="fails_for_trouble")
