@@ -1,5 +1,10 @@
 """Fixtures that every test may use: real stores on real files and on a real server."""
 
+import logging
+import os
+import signal
+import sys
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -13,6 +18,17 @@ from tests import parallel, postgres
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
+# Containers often keep Python from writing bytecode. The tests start hundreds of processes: each of them, and
+# each process of xdist, would compile everything again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# A run that was started in the background ignores signals, and so would all that it starts: `sh -c '… &'`
+# does so with SIGINT, nohup with SIGHUP. A handler is not inherited; an ignored signal is.
+for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -21,8 +37,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return parallel.processes()
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return parallel.scheduler(config, log)
+
+
+@pytest.fixture(autouse=True)
+def logging_is_restored():
+    """Frameworks and commands set up logging for the whole process; the next test starts without it."""
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    yield
+    root.setLevel(before[0])
+    for handler in root.handlers[:]:
+        if handler not in before[1]:
+            root.removeHandler(handler)
 
 
 class ManualRuntime(Runtime):

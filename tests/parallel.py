@@ -1,10 +1,12 @@
-"""How the tests are shared out to several processes: ``pytest -n 2``, which ``make test`` uses.
+"""How the tests are shared out to several processes: ``pytest -n auto``, which ``make test`` uses.
 
 A file stays in one process, so that what its tests share is made once. The files that take longest come
 first, and their tests are handed out one by one: then no process is left alone with them at the end.
 """
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -18,6 +20,7 @@ LONGEST = (
     "tests/pyodide/",
     "tests/crash/",
     "tests/simulation/",
+    "tests/demo/",
     "tests/store/test_state_machine.py",
     "tests/store/test_postgres",
     "tests/http/streams/",
@@ -28,14 +31,27 @@ LONGEST = (
     "tests/copying/",
     "tests/cli/",
     "tests/packaging/",
-    "tests/demo/",
     "tests/client/",
     "tests/http/",
     "tests/store/",
 )
 """What takes longest, first; all else comes after it."""
 
-ONE_BY_ONE = ("tests/http/test_fuzz.py", "tests/crash/", "tests/simulation/")
+ONE_BY_ONE = (
+    "tests/http/test_fuzz.py",
+    "tests/crash/",
+    "tests/simulation/",
+    "tests/demo/",
+    "tests/http/streams/test_processes.py",
+    "tests/http/streams/test_readers.py",
+)
+
+_MOST = 4  # they share the disk, and each starts a PostgreSQL of its own
+
+
+def processes() -> int:
+    """How many processes ``-n auto`` means: more than there are cores, since many tests wait for something."""
+    return min(_MOST, 1 + (os.cpu_count() or 1))
 
 
 def sort(items: list[pytest.Item]) -> None:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from contextlib import suppress
 from dataclasses import dataclass
+
+_SSL_REQUEST = 80877103
+
+
+async def _startup(reader: asyncio.StreamReader) -> int:
+    """Read a first message; what it asks for."""
+    length, code = struct.unpack("!ii", await reader.readexactly(8))
+    await reader.readexactly(length - 8)
+    return code
 
 
 @dataclass
@@ -35,6 +45,15 @@ class Proxy:
         """How many connections it has cut."""
         self.chunks = 0
         """How many chunks clients have sent."""
+        self.refusal: tuple[str, str] | None = None
+        """The SQLSTATE and the words with which new connections are refused, as by a pooler."""
+        self.refused = 0
+        """How many were."""
+        self.rate = float("inf")
+        """Bytes a second that a client gets through."""
+        self._held_at: bytes | None = None
+        self.held = asyncio.Event()
+        """Set while a chunk is held back."""
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -62,11 +81,32 @@ class Proxy:
         """Swallow nothing, deliver nothing: a cable that was pulled."""
         self._flows.clear()
 
+    def hold_at(self, says: bytes) -> None:
+        """Hold, as soon as a client sends this."""
+        self._held_at = says
+
     def flow(self) -> None:
         """As before."""
         self._flows.set()
+        self.held.clear()
+
+    async def _refuse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, state: str, words: str
+    ) -> None:
+        self.refused += 1
+        with suppress(OSError, asyncio.IncompleteReadError):
+            if await _startup(reader) == _SSL_REQUEST:
+                writer.write(b"N")
+                await _startup(reader)
+            fields = f"SFATAL\0VFATAL\0C{state}\0M{words}\0\0".encode()
+            writer.write(b"E" + struct.pack("!i", len(fields) + 4) + fields)
+            await writer.drain()
+        writer.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusal is not None:
+            await self._refuse(reader, writer, *self.refusal)
+            return
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -91,8 +131,14 @@ class Proxy:
     async def _up(self, reader, far_writer, writer, silenced) -> None:
         with suppress(OSError):
             while chunk := await reader.read(65536):
+                if self._held_at is not None and self._held_at in chunk:
+                    self._held_at = None
+                    self.hold()
+                if not self._flows.is_set():
+                    self.held.set()
                 await self._flows.wait()
                 self.chunks += 1
+                await asyncio.sleep(len(chunk) / self.rate)
                 if self._is_cut(chunk):
                     if self._after:
                         silenced.set()

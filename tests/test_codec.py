@@ -5,16 +5,17 @@ import math
 from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Never, NoReturn
 from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr
+from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
 from durably.codec import (
@@ -26,6 +27,7 @@ from durably.codec import (
     codec_for,
     codec_of_returns,
 )
+from tests.tier import by_tier
 
 
 class Color(Enum):
@@ -81,6 +83,9 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
     max_leaves=20,
 )  # fmt: skip
+zones = st.just(UTC) | st.integers(-14 * 60, 14 * 60).map(
+    lambda minutes: timezone(timedelta(minutes=minutes))
+)
 TYPED: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (int, st.integers(-(10**30), 10**30)),
     (float, st.floats()),
@@ -88,7 +93,8 @@ TYPED: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (bytes, st.binary(max_size=30)),
     (bool, st.booleans()),
     (None, st.none()),
-    (datetime, st.datetimes(timezones=st.just(UTC))),
+    (datetime, st.datetimes(timezones=zones)),
+    (time, st.times(timezones=zones)),
     (date, st.dates()),
     (timedelta, st.timedeltas(timedelta(days=-9999), timedelta(days=9999))),
     (Decimal, st.decimals(allow_nan=False, allow_infinity=False)),
@@ -99,7 +105,7 @@ TYPED: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Point, st.builds(Point, st.integers(-99, 99), st.floats(allow_nan=False))),
     (Options, st.fixed_dictionaries({}, optional={"name": st.text(max_size=5)})),
     (Box, st.builds(Box, st.integers(), st.sets(st.text(max_size=5)), st.none())),
-    (Model, st.builds(Model, at=st.datetimes(timezones=st.just(UTC)), amount=st.decimals(allow_nan=False, allow_infinity=False, places=3), parts=st.tuples(st.integers()), color=st.sampled_from(Color))),
+    (Model, st.builds(Model, at=st.datetimes(timezones=zones), amount=st.decimals(allow_nan=False, allow_infinity=False, places=3), parts=st.tuples(st.integers()), color=st.sampled_from(Color))),
     (tuple[int, str], st.tuples(st.integers(), st.text(max_size=5))),
     (list[set[int]], st.lists(st.sets(st.integers(), max_size=3), max_size=3)),
     (frozenset[str], st.frozensets(st.text(max_size=5))),
@@ -111,7 +117,7 @@ TYPED: list[tuple[Any, st.SearchStrategy[Any]]] = [
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal in value and in type, all the way down; NaN equals itself."""
+    """Equal in value and in type, all the way down; NaN equals itself, and a time has its offset."""
     if type(one) is not type(other):
         return False
     if isinstance(one, float):
@@ -122,10 +128,14 @@ def same(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, datetime | time):
+        return one == other and one.utcoffset() == other.utcoffset()
+    if isinstance(one, BaseModel):
+        return same(dict(one), dict(other))
     return one == other
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=by_tier(quick=300, ci=1500, soak=50_000), deadline=None)
 @given(plain)
 def test_plain_json_comes_back_as_it_is(value):
     kept = PLAIN.keep(value)
@@ -134,7 +144,7 @@ def test_plain_json_comes_back_as_it_is(value):
     assert same(PLAIN.decode(kept.text), value)
 
 
-@settings(max_examples=3500, deadline=None)
+@settings(max_examples=by_tier(quick=700, ci=3500, soak=100_000), deadline=None)
 @given(
     st.one_of([strategy.map(lambda value, kind=kind: (kind, value)) for kind, strategy in TYPED])
 )
@@ -145,6 +155,23 @@ def test_an_annotated_value_comes_back_as_it_is(case):
     assert kept.text.isascii()
     assert same(kept.value, value)
     assert same(codec.decode(kept.text), value)
+
+
+@pytest.mark.parametrize("minutes", [0, 120, -210, 345])
+@pytest.mark.parametrize("read", ["keep", "decode", "restore", "accept"])
+def test_a_time_comes_back_with_its_offset(read, minutes):
+    zone = timezone(timedelta(minutes=minutes))
+    at = datetime(2026, 7, 1, 9, 30, tzinfo=zone)
+    for kind, value in ((datetime, at), (time, at.timetz()), (list[time], [at.timetz()])):
+        codec = codec_for(kind)
+        kept = codec.keep(value)
+        read_again = {
+            "keep": lambda kept=kept: kept.value,
+            "decode": lambda codec=codec, kept=kept: codec.decode(kept.text),
+            "restore": lambda codec=codec, kept=kept: codec.restore(kept.text),
+            "accept": lambda codec=codec, value=value: codec.accept(value).value,
+        }[read]()
+        assert same(read_again, value)
 
 
 def test_what_comes_back_is_never_the_live_object():
@@ -357,3 +384,75 @@ def test_a_lone_surrogate_beside_what_does_not_fit_is_refused_by_path():
     with pytest.raises(Unstorable) as refused:
         codec_for(Named).decode('{"name": "\\ud800", "count": "many"}')
     assert refused.value.path == "$.count"
+
+
+class Payload(BaseModel):
+    """As of a webhook: JSON in JSON."""
+
+    body: Json[dict[str, int]]
+    count: Json[int]
+    tags: set[str] = set()
+
+
+def test_a_kept_value_of_json_in_json_is_restored():
+    codec = codec_for(Payload)
+    kept = codec.keep(Payload(body='{"a": 1}', count="5", tags={"x", "y"}))
+    assert codec.restore(kept.text) == kept.value
+    assert kept.value.count == 5
+    assert codec_for(Json[int]).restore(codec_for(Json[int]).keep(5).text) == 5
+    with pytest.raises(Unstorable, match="an int that would now be a float"):
+        codec_for(float).restore("3")
+
+
+def test_a_function_that_never_returns_needs_no_codec():
+    def fail() -> NoReturn:
+        raise ValueError
+
+    assert codec_of_returns(fail) is PLAIN
+    assert codec_for(Never) is PLAIN
+
+
+class Reading(BaseModel):
+    raw: bytes = b""
+    level: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "problem"),
+    [
+        (int, "5", "a str where int is annotated at $"),
+        (None, 5, "an int where none is annotated at $"),
+        (list[int], ["a"], "a list with a str where int is annotated at $"),
+        (Reading, Reading.model_construct(level="x"), "a str where float is annotated at $.level"),
+        (Reading, Reading(raw=b"\xff"), "ser_json_bytes='base64', val_json_bytes='base64'"),
+        (Reading, Reading(level=math.nan), "ConfigDict(ser_json_inf_nan='strings')) at $.level"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_annotation_is_refused_with_what_to_do(
+    annotation, value, problem
+):
+    with pytest.raises(Unstorable) as refused:
+        codec_for(annotation).keep(value)
+    assert problem in str(refused.value)
+
+
+class Gauge:
+    """A class of somebody's own that pydantic knows how to write, in part."""
+
+    __slots__ = ("unit", "value")
+
+    def __init__(self, value, unit="m"):
+        self.value, self.unit = value, unit
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source, handler):
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, cls) else cls(value),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda it: it.value),
+        )
+
+
+def test_what_is_held_in_slots_is_compared_too():
+    assert codec_for(Gauge).keep(Gauge(3)).value.value == 3
+    with pytest.raises(Unstorable, match=r"a str that would come back changed at \$\.unit"):
+        codec_for(Gauge).keep(Gauge(3, "ft"))

@@ -18,6 +18,6 @@ async def count_words(step: Step, text: str) -> list[tuple[str, int]]:
     return total.most_common(10)
 
 
-async def words_of(paragraph: str) -> dict[str, int]:
+async def words_of(paragraph: str) -> Counter[str]:
     await asyncio.sleep(0.3)  # for there to be something to see
     return Counter(re.findall(r"\w{3,}", paragraph.lower()))

@@ -11,13 +11,14 @@ export type { Store } from "./core/source.js";
 export type { Frame } from "./core/sse.js";
 export type { Answer, Ask, StreamListener, Transport } from "./core/transport.js";
 export {
+  type ClientHooks,
   type ClientOptions,
   type ClientWithDefinitions,
   type ClientWithHooks,
   createDurablyClient,
   type JobHooks,
 } from "./create-client.js";
-export type { RunResult } from "./hooks/run.js";
+export type { RunCallbacks, RunResult } from "./hooks/run.js";
 export {
   type UseJobClientOptions,
   type UseJobOptions,

@@ -1,12 +1,15 @@
 /** `createDurablyClient`: the client of a server, with the hooks of each of its jobs. */
 
 import { DurablyClient, type JobMap, type JobOf } from "./core/client.js";
+import type { Run } from "./core/protocol.js";
 import { type HttpOptions, HttpTransport } from "./core/transport.js";
-import type { RunResult } from "./hooks/run.js";
+import type { RunCallbacks, RunResult } from "./hooks/run.js";
 import { type UseJobOptions, type UseJobResult, useJob } from "./hooks/use-job.js";
 import { type UseJobLogsOptions, type UseJobLogsResult, useJobLogs } from "./hooks/use-job-logs.js";
 import { useJobRun } from "./hooks/use-job-run.js";
-import type { JobDefinition, TypesOf } from "./jobs.js";
+import { type UseRunActionsResult, useRunActions } from "./hooks/use-run-actions.js";
+import { type UseRunsOptions, type UseRunsResult, useRuns } from "./hooks/use-runs.js";
+import type { JobDefinition, TypedRun, TypesOf } from "./jobs.js";
 
 type OwnOptions<Options> = Omit<Options, "api" | "client">;
 
@@ -14,12 +17,28 @@ type OwnOptions<Options> = Omit<Options, "api" | "client">;
 export interface JobHooks<Input = unknown, Output = unknown> {
   useJob(options?: OwnOptions<UseJobOptions>): UseJobResult<Input, Output>;
   /** Follows a run of the job. */
-  useRun(runId: string | null): RunResult<Output>;
+  useRun(runId: string | null, callbacks?: RunCallbacks): RunResult<Output>;
   /** Follows the log lines of a run. */
   useLogs(
     runId: string | null,
     options?: Omit<OwnOptions<UseJobLogsOptions>, "runId">,
   ): UseJobLogsResult;
+}
+
+/** The hooks that are of no job. A job of one of these names has its hooks by `jobs: {…}`. */
+export interface ClientHooks {
+  /** Lists runs. */
+  // biome-ignore lint/suspicious/noExplicitAny: a run of any types
+  useRuns<R extends TypedRun<any, any> = Run>(
+    options?: OwnOptions<UseRunsOptions>,
+  ): UseRunsResult<R>;
+  /** Lists the runs of a job. */
+  useRuns<Input, Output, Name extends string>(
+    job: JobDefinition<Input, Output, Name>,
+    options?: Omit<OwnOptions<UseRunsOptions>, "jobName">,
+  ): UseRunsResult<TypedRun<Input, Output, Name>>;
+  /** What can be done with runs. */
+  useRunActions(): UseRunActionsResult;
 }
 
 /** Jobs by the names that the page calls them. */
@@ -28,12 +47,13 @@ export type Definitions = {
 };
 
 /** A client with the hooks of its jobs: `client["import-csv"].useJob()`. */
-export type ClientWithHooks<Jobs> = DurablyClient<Jobs> & {
-  readonly [Name in Exclude<keyof Jobs, keyof DurablyClient>]: JobHooks<
-    JobOf<Jobs, Name>["input"],
-    JobOf<Jobs, Name>["output"]
-  >;
-};
+export type ClientWithHooks<Jobs> = DurablyClient<Jobs> &
+  ClientHooks & {
+    readonly [Name in Exclude<keyof Jobs, keyof DurablyClient | keyof ClientHooks>]: JobHooks<
+      JobOf<Jobs, Name>["input"],
+      JobOf<Jobs, Name>["output"]
+    >;
+  };
 
 export interface ClientOptions extends HttpOptions {
   /**
@@ -46,9 +66,13 @@ export interface ClientOptions extends HttpOptions {
 /** Jobs under other names than the server's: `jobs: { importCsv: defineJob<…>({ name: "import-csv" }) }`. */
 export type ClientWithDefinitions<D extends Definitions> = DurablyClient<{
   [Key in keyof D as D[Key]["name"]]: TypesOf<D[Key]>;
-}> & {
-  readonly [Key in keyof D]: JobHooks<TypesOf<D[Key]>["input"], TypesOf<D[Key]>["output"]>;
-};
+}> &
+  ClientHooks & {
+    readonly [Key in Exclude<keyof D, keyof ClientHooks>]: JobHooks<
+      TypesOf<D[Key]>["input"],
+      TypesOf<D[Key]>["output"]
+    >;
+  };
 
 /** The client of a server whose jobs are `Jobs`, each under its own name. */
 export function createDurablyClient<Jobs = JobMap>(options: ClientOptions): ClientWithHooks<Jobs>;
@@ -63,7 +87,10 @@ export function createDurablyClient(options: ClientOptions & { jobs?: Definition
 
 /** A client over any way to the server, with the hooks of its jobs. */
 export function withHooks(client: DurablyClient, jobs?: Definitions): unknown {
-  const made = new Map<string, JobHooks>();
+  const made = new Map<string, unknown>([
+    ["useRuns", runsOf(client)],
+    ["useRunActions", () => useRunActions({ client })],
+  ]);
   return new Proxy(client, {
     get(target, key) {
       if (typeof key === "symbol" || key in target || NO_JOBS.has(key)) {
@@ -83,10 +110,17 @@ export function withHooks(client: DurablyClient, jobs?: Definitions): unknown {
 /** What others ask any object for: `await`, JSON, React. */
 const NO_JOBS = new Set(["then", "toJSON", "$$typeof"]);
 
+function runsOf(client: DurablyClient): ClientHooks["useRuns"] {
+  return (
+    job: JobDefinition | OwnOptions<UseRunsOptions> = {},
+    more?: Omit<OwnOptions<UseRunsOptions>, "jobName">,
+  ) => useRuns({ ...("name" in job ? { ...more, jobName: job.name } : job), client }) as never;
+}
+
 function hooksOf(client: DurablyClient, jobName: string): JobHooks {
   return {
     useJob: (options) => useJob({ ...options, jobName, client }),
-    useRun: (runId) => useJobRun({ runId, client }),
+    useRun: (runId, callbacks) => useJobRun({ ...callbacks, runId, client }),
     useLogs: (runId, options) => useJobLogs({ ...options, runId, client }),
   };
 }

@@ -23,7 +23,7 @@ export function defineJob<Input = unknown, Output = unknown>(job: {
 export type TypedRun<Input = unknown, Output = unknown, Name extends string = string> = Omit<
   Run,
   "jobName" | "input" | "payload" | "output"
-> & { jobName: Name; input: Input; payload: Input; output: Output | null };
+> & { jobName: Name; input: Input; payload?: Input; output: Output | null };
 
 /** The same as `TypedRun`. */
 export type TypedClientRun<

@@ -2,10 +2,10 @@
 
     floor 4  doors    cli  demo  client  browser
     floor 3  engine   durably -> http -> sync -> handle -> worker -> execution -> report -> engine -> job -> step
-                      feed  emitter  bell  heartbeat  threads  metrics  options  plugins
+                      feed  emitter  bell  heartbeat  threads  metrics  plugins
     floor 2  memory   store/sqlite -> store/writer, store/guards -> store/sql -> store/base
     floor 1  things   events, failure -> models -> state
-    floor 0  words    codec, runtime, errors
+    floor 0  words    codec, options, runtime, errors
 
 Start at ``state`` (the life of a run), then ``execution`` (one attempt at it).
 """
@@ -15,18 +15,21 @@ from .durably import Durably, Plugin
 from .errors import DurablyError
 from .handle import JobHandle, Trigger
 from .job import Job, job
-from .models import Health, LogEntry, Progress, Run, RunError, StepRecord
+from .logs import LogContext
+from .models import CompletedRun, Health, LogEntry, Progress, Run, RunError, StepRecord
 from .plugins import with_log_persistence
 from .state import Status
 from .step import Retry, Step, SyncStep
 from .sync import SyncDurably, SyncJobHandle
 
 __all__ = [
+    "CompletedRun",
     "Durably",
     "DurablyError",
     "Health",
     "Job",
     "JobHandle",
+    "LogContext",
     "LogEntry",
     "Plugin",
     "Progress",

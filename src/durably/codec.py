@@ -8,25 +8,27 @@ class.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import json
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from types import CodeType
-from typing import Any, Generic, NamedTuple, TypeVar, cast, get_args, get_origin
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import FunctionType, GenericAlias
+from typing import Any, Generic, NamedTuple, Never, NoReturn, TypeVar, cast, get_args, get_origin
 from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic_core import PydanticSerializationError
+from pydantic_core import CoreConfig, PydanticSerializationError
 
-from .schema import AsWritten
+from .difference import MAX_DEPTH, a_type, difference, in_one_order, member, retyped
+from .schema import AsGiven, AsWritten
+from .signatures import annotated, annotations_of, evaluate, names_by_text
+from .strict import strict_validator
 
 T = TypeVar("T")
 
-MAX_DEPTH = 200
 MAX_NAME = 255
 _MAX_INT_BITS = 14_000  # json refuses integers of more than 4,300 digits
 
@@ -59,9 +61,21 @@ class Codec(Generic[T]):
         """The value of a text; ``Unstorable`` when it does not fit the type (any more)."""
         raise NotImplementedError
 
+    def restore(self, text: str) -> T:
+        """Decode what was kept: ``Unstorable`` also when it would come back as another type by now."""
+        return self.decode(text)
+
     def accept(self, value: Any) -> Kept[T]:
         """Keep a value that may still have to be validated (a dict for a model, say)."""
         return self.keep(value)
+
+    def parse(self, text: str) -> T:
+        """The value of JSON that is given from outside, as strict as ``accept``."""
+        return self.decode(text)
+
+    def strict(self) -> Codec[T]:
+        """The codec that accepts only what it need not change: see ``StrictCodec``."""
+        return self
 
     def schema(self, *, written: bool = False) -> dict[str, Any]:
         """The type's JSON Schema; ``{}`` for any JSON, and for what no schema describes.
@@ -98,33 +112,78 @@ class PlainCodec(Codec[Any]):
 class TypedCodec(Codec[T]):
     """A type that pydantic knows."""
 
-    def __init__(self, adapter: TypeAdapter[T]) -> None:
+    def __init__(self, adapter: TypeAdapter[T], config: CoreConfig | None = None) -> None:
         self._adapter = adapter
+        self._config = config
+        """What the adapter was made with."""
+
+    def strict(self) -> Codec[T]:
+        return StrictCodec(self._adapter, self._config)
 
     def keep(self, value: T) -> Kept[T]:
         text = self._write(value)
-        decoded = self.decode(text)
-        if decoded != value and (found := difference(value, decoded)):
+        try:
+            return self._checked(text, value)
+        except Unstorable:
+            # As pydantic writes for itself alone: without computed fields, which a model that
+            # forbids or keeps unknown names reads as such, and with Json[...] as it was given.
+            exact = self._write(value, round_trip=True)
+            if exact == text:
+                raise
+        return self._checked(exact, value)
+
+    def _checked(self, text: str, value: T) -> Kept[T]:
+        try:
+            decoded = self.decode(text)
+        except Unstorable as problem:
+            if problem.problem.startswith("Input should be a valid number"):
+                problem = Unstorable(problem.path, problem.problem + _NOT_FINITE)
+            raise problem from None
+        if found := difference(value, decoded):
             raise Unstorable(*found)
         return Kept(text, decoded)
 
     def accept(self, value: Any) -> Kept[T]:
+        return self.keep(self._valid(self._adapter.validator, value))
+
+    def _valid(self, validator: Any, value: Any) -> T:
         try:
-            valid = self._adapter.validate_python(value)
+            return cast("T", validator.validate_python(value, by_alias=True, by_name=True))
         except ValidationError as error:
             raise _refusal(error) from None
-        return self.keep(valid)
+        except PydanticUserError as error:
+            raise Unstorable("$", _first_sentence(error)) from None
 
     def decode(self, text: str) -> T:
+        return self._read(self._adapter.validator, text)
+
+    def _read(self, validator: Any, text: str) -> T:
+        # Names are what is written, and aliases what a client may send.
         try:
-            return self._adapter.validate_json(text)
+            return cast("T", validator.validate_json(text, by_alias=True, by_name=True))
         except ValidationError as error:
             if "\\ud" not in text:
                 raise _refusal(error) from None
-        try:  # lone surrogates: json reads them, pydantic's parser does not
-            return self._adapter.validate_python(json.loads(text))
-        except ValidationError as error:
-            raise _refusal(error) from None
+        except PydanticUserError as error:
+            raise Unstorable("$", _first_sentence(error)) from None
+        # Lone surrogates: json reads them, pydantic's parser does not.
+        return self._valid(validator, json.loads(text))
+
+    def restore(self, text: str) -> T:
+        value = self.decode(text)
+        found = self._retyped(text, value, round_trip=False)
+        if found and self._retyped(
+            text, value, round_trip=True
+        ):  # ``keep`` may have written either
+            raise Unstorable(*found)
+        return value
+
+    def _retyped(self, text: str, value: T, *, round_trip: bool) -> tuple[str, str] | None:
+        if (again := self._write(value, round_trip=round_trip)) == text:
+            return None
+        before, after = json.loads(text), json.loads(again)
+        found = retyped(before, after)
+        return found and retyped(in_one_order(before), in_one_order(after)) and found
 
     def schema(self, *, written: bool = False) -> dict[str, Any]:
         try:
@@ -134,84 +193,132 @@ class TypedCodec(Codec[T]):
         except PydanticInvalidForJsonSchema:  # some types can be kept as JSON, but not be described
             return {}
 
-    def _write(self, value: T) -> str:
+    def _write(self, value: T, *, round_trip: bool = False) -> str:
         try:
-            return self._adapter.dump_json(value, ensure_ascii=True, warnings="error").decode()
+            return self._adapter.dump_json(
+                value, ensure_ascii=True, warnings="error", round_trip=round_trip
+            ).decode()
+        except PydanticUserError as error:
+            raise Unstorable("$", _first_sentence(error)) from None
         except (PydanticSerializationError, ValueError, RecursionError) as error:
             if "surrogates" not in str(error):
-                raise Unstorable("$", _one_line(str(error))) from None
+                raise _unwritable(value, error) from None
         try:  # pydantic's writer knows no lone surrogates; json's does
-            return _encode(self._adapter.dump_python(value, mode="json", warnings="error"))
+            return _encode(
+                self._adapter.dump_python(
+                    value, mode="json", warnings="error", round_trip=round_trip
+                )
+            )
         except (PydanticSerializationError, ValueError, RecursionError) as error:
-            raise Unstorable("$", _one_line(str(error))) from None
+            raise _unwritable(value, error) from None
+
+
+class StrictCodec(TypedCodec[T]):
+    """A type whose values are given from outside: what would be changed or dropped is refused.
+
+    What is stored is read as by any other codec, for it was given when other rules may have held.
+    """
+
+    def __init__(self, adapter: TypeAdapter[T], config: CoreConfig | None) -> None:
+        super().__init__(adapter, config)
+        if not isinstance(cast("Any", adapter.core_schema), dict):  # its type put off building it
+            adapter.rebuild(force=True)
+        self._validator = strict_validator(adapter.core_schema, config)
+
+    def keep(self, value: T) -> Kept[T]:
+        """As it may be given again: without computed fields, which are unknown keys of an input."""
+        text = self._write(value, round_trip=True)  # it may be an iterator, so once if it fails
+        try:
+            return self._checked(text, value)
+        except Unstorable:
+            return super().keep(value)
+
+    def accept(self, value: Any) -> Kept[T]:
+        return self.keep(self._valid(self._validator, value))
+
+    def parse(self, text: str) -> T:
+        return self._read(self._validator, text)
+
+    def schema(self, *, written: bool = False) -> dict[str, Any]:
+        if written:
+            return super().schema(written=True)
+        try:
+            return self._adapter.json_schema(schema_generator=AsGiven)
+        except PydanticInvalidForJsonSchema:
+            return {}
 
 
 PLAIN: Codec[Any] = PlainCodec()
 _STRING_SAFE = ConfigDict(
     ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings"
 )
-_ANYTHING = (Any, object, inspect.Signature.empty, inspect.Parameter.empty)
+_STRING_SAFE_CORE = CoreConfig(
+    ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings"
+)
+_ANYTHING = (Any, object, NoReturn, Never, inspect.Signature.empty, inspect.Parameter.empty)
 
 
 def codec_for(annotation: Any) -> Codec[Any]:
-    """The codec of a type annotation; plain JSON for ``Any``, ``object`` or none at all."""
+    """The codec of a type annotation; plain JSON for ``Any``, ``object`` or none at all, and for what
+    never returns.
+
+    Raises ``TypeError`` for a type that cannot be kept as JSON.
+    """
     if annotation in _ANYTHING:
         return PLAIN
     try:
-        return _typed(annotation)
-    except TypeError:  # not hashable, as some Annotated[...] are
+        hash(annotation)
+    except TypeError:  # as some Annotated[...] are
         return _make_typed(annotation)
+    return _typed(annotation, repr(annotation))
 
 
 def _make_typed(annotation: Any) -> Codec[Any]:
     if get_origin(annotation) in (Coroutine, Awaitable, Generator):  # its result is what is kept
         return codec_for(get_args(annotation)[-1])
+    if names_by_text(annotation):
+        raise TypeError(f"{annotation!r} names a type by text; pass the type itself")
     try:
-        return TypedCodec(TypeAdapter(annotation, config=_STRING_SAFE))
+        return _adapted(annotation)
+    except (PydanticUserError, NameError) as error:
+        raise TypeError(
+            f"{_shown(annotation)} is not a type that can be kept as JSON: {_first_sentence(error)}; "
+            "annotate one that can, or pass it as returns="
+        ) from None
+
+
+def _adapted(annotation: Any) -> TypedCodec[Any]:
+    try:
+        return TypedCodec(TypeAdapter(annotation, config=_STRING_SAFE), _STRING_SAFE_CORE)
     except PydanticUserError as error:
         if error.code != "type-adapter-config-unused":
             raise
         return TypedCodec(TypeAdapter(annotation))  # a model's own configuration holds
 
 
-_typed = functools.lru_cache(maxsize=4096)(_make_typed)
+@functools.lru_cache(maxsize=4096)
+def _typed(annotation: Any, order: str) -> Codec[Any]:
+    """The codec of a type. ``A | B == B | A`` to Python, not to pydantic: ``order`` tells them apart."""
+    return _make_typed(annotation)
 
 
 def codec_of_returns(fn: Callable[..., Any]) -> Codec[Any]:
-    """The codec of what ``fn`` returns, by its annotation; an awaitable counts as its result."""
-    while isinstance(fn, functools.partial):
-        fn = cast("functools.partial[Any]", fn).func
-    fn = getattr(fn, "__func__", fn)
-    annotations = getattr(fn, "__annotations__", None)
-    if not annotations:
-        return PLAIN
-    annotation = annotations.get("return", Any)
-    if not isinstance(annotation, str):
-        return codec_for(annotation)
-    code = fn.__code__
-    if (codec := _by_code.get(code)) is None:
-        codec = codec_for(evaluate_signature(fn).return_annotation)
-        _by_code[code] = codec
+    """The codec of what ``fn`` returns, by its annotation; an awaitable counts as its result.
+
+    Raises ``TypeError`` for an annotation that cannot be found or kept.
+    """
+    fn = annotated(fn)
+    if not isinstance(fn, FunctionType):
+        annotation = annotations_of(fn).get("return", Any)
+        return PLAIN if annotation is Any else codec_for(evaluate(annotation, fn))
+    # By the function, not by its code: what wraps another, and closures over a type, share theirs.
+    if (codec := _by_function.get(fn)) is None:
+        codec = codec_for(evaluate(annotations_of(fn).get("return", Any), fn))
+        _by_function[fn] = codec
     return codec
 
 
-# A closure made anew in a loop shares its code, and so its annotation's meaning.
-_by_code: WeakKeyDictionary[CodeType, Codec[Any]] = WeakKeyDictionary()
-
-
-def evaluate_signature(fn: Callable[..., Any]) -> inspect.Signature:
-    """The signature of ``fn`` with its annotations as types, not as text."""
-    closure: dict[str, Any] = {}
-    if inspect.isfunction(fn):
-        closure.update(inspect.getclosurevars(fn).nonlocals)
-    try:
-        return inspect.signature(fn, eval_str=True, locals=closure)
-    except NameError as error:
-        name = getattr(fn, "__qualname__", repr(fn))
-        raise TypeError(
-            f"the annotations of {name} name {error.name!r}, which cannot be found from its module; "
-            "define it at module level or pass returns="
-        ) from None
+_by_function: WeakKeyDictionary[FunctionType, Codec[Any]] = WeakKeyDictionary()
 
 
 def _is_plain(value: Any) -> bool:
@@ -248,8 +355,8 @@ def _first_unplain(value: Any) -> Unstorable:
                 pairs = cast("dict[Any, Any]", item)
                 for key in pairs:
                     if type(key) is not str:
-                        return Unstorable(path, f"a dict with the {_a(key)} key {key!r}")
-                below.extend((_member(path, key), child) for key, child in pairs.items())
+                        return Unstorable(path, f"a dict with the {a_type(key)} key {key!r}")
+                below.extend((member(path, key), child) for key, child in pairs.items())
             elif type(item) is list:
                 items = cast("list[Any]", item)
                 below.extend((f"{path}[{i}]", child) for i, child in enumerate(items))
@@ -267,82 +374,56 @@ def _unplain(item: Any) -> str | None:
         return None if item.bit_length() < _MAX_INT_BITS else "an integer of over 4,000 digits"
     if item is None or kind in (str, bool, dict, list):
         return None
-    return _a(item, article=True)
+    return a_type(item, article=True)
 
 
-def difference(before: Any, after: Any, path: str = "$", depth: int = 0) -> tuple[str, str] | None:
-    """Where two values differ, as (path, problem); None when they only look as if they did."""
-    if before is after or depth > MAX_DEPTH:
-        return None
-    if type(before) is not type(after):
-        return path, f"{_a(before, article=True)} that would come back as {_a(after, article=True)}"
-    if _is_nan(before) and _is_nan(after):
-        return None
-    if _keys(before) != _keys(after):
-        return path, f"{_a(before, article=True)} whose keys would come back changed"
-    for (inner, left), (_, right) in zip(_parts(before, path), _parts(after, path), strict=False):
-        if left != right and (found := difference(left, right, inner, depth + 1)):
-            return found
-    if before == after or _has_parts(before) or _compares_by_identity(before):
-        return None if _size(before) == _size(after) else (path, "a value that loses items")
-    return path, f"{_a(before, article=True)} that would come back changed"
+_MISFIT = re.compile(
+    r"Expected `(.+?)` - .*\[(?:field_name='(\w+)', )?.*input_type=(\S+)\]", re.DOTALL
+)
+_BYTES = (
+    "bytes that are no UTF-8, in a class whose configuration keeps bytes as text: give it "
+    "ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')"
+)
+_NOT_FINITE = (
+    " (a float that is not finite is kept in a class with ConfigDict(ser_json_inf_nan='strings'))"
+)
 
 
-def _compares_by_identity(value: Any) -> bool:
-    compare: Any = type(value).__eq__
-    return compare is object.__eq__
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _keys(value: Any) -> set[Any]:
-    return set(cast("Mapping[Any, Any]", value)) if isinstance(value, Mapping) else set()
-
-
-def _has_parts(value: Any) -> bool:
-    if isinstance(value, set | frozenset):
-        return False
-    return isinstance(value, Mapping | list | tuple | BaseModel) or dataclasses.is_dataclass(value)
-
-
-def _size(value: Any) -> int:
-    return len(value) if hasattr(value, "__len__") else 0
-
-
-def _parts(value: Any, path: str) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        mapping = cast("Mapping[Any, Any]", value)
-        return [(_member(path, key), item) for key, item in mapping.items()]
-    if isinstance(value, list | tuple):
-        items = cast("list[Any]", value)
-        return [(f"{path}[{i}]", item) for i, item in enumerate(items)]
-    if isinstance(value, BaseModel):
-        return [(_member(path, name), item) for name, item in value.__dict__.items()]
-    if dataclasses.is_dataclass(value):
-        names = [field.name for field in dataclasses.fields(value)]
-        return [(_member(path, name), getattr(value, name)) for name in names]
-    return []
-
-
-def _a(value: Any, *, article: bool = False) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}" if article else name
-
-
-def _member(path: str, key: Any) -> str:
-    text = str(key)
-    return f"{path}.{text}" if text.isidentifier() else f"{path}[{text[:50]!r}]"
+def _unwritable(value: Any, error: Exception) -> Unstorable:
+    text = str(error)
+    if "invalid utf-8" in text:
+        return Unstorable("$", _BYTES)
+    if (misfit := _MISFIT.search(text)) is None:
+        return Unstorable("$", _one_line(text))
+    expected, field, kind = misfit.groups()
+    problem = f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind} where {expected} is annotated"
+    if field is None and type(value).__name__ != kind:
+        problem = f"{a_type(value, article=True)} with {problem}"
+    return Unstorable(member("$", field) if field else "$", _one_line(problem))
 
 
 def _refusal(error: ValidationError) -> Unstorable:
     details = error.errors(include_url=False, include_context=False, include_input=False)
     path = "$"
     for part in details[0]["loc"]:
-        path = f"{path}[{part}]" if isinstance(part, int) else _member(path, part)
+        if isinstance(part, str):  # in a union: the type as it was written
+            part = _GUARDED.sub(r"\1", part)
+        path = f"{path}[{part}]" if isinstance(part, int) else member(path, part)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return Unstorable(path, _one_line(details[0]["msg"]) + more)
+
+
+_GUARDED = re.compile(r"function-before\[[\w.]+\(\), ((?:[^\[\]]|\[[^\]]*\])*)\]")
+
+
+def _first_sentence(error: Exception) -> str:
+    """Of what pydantic says: the rest is about its options, and where to read more."""
+    return _one_line(str(error)).partition(". ")[0].rstrip(".")
+
+
+def _shown(annotation: Any) -> str:
+    plain = isinstance(annotation, type) and not isinstance(annotation, GenericAlias)
+    return annotation.__qualname__ if plain else repr(annotation)
 
 
 def _one_line(text: str) -> str:
@@ -361,7 +442,7 @@ def clean_text(text: str, limit: int) -> str:
 def check_name(what: str, name: Any, limit: int = MAX_NAME) -> str:
     """``name`` if it can be a name (job, step, key, label); else ``ValueError`` that says why."""
     if not isinstance(name, str):
-        raise TypeError(f"{what} must be a str, not {_a(name, article=True)}")
+        raise TypeError(f"{what} must be a str, not {a_type(name, article=True)}")
     if not name or len(name) > limit:
         raise ValueError(f"{what} must have 1 to {limit} characters, not {len(name)}")
     if name.isascii() and name.isprintable():

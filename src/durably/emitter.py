@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, TypeVar, cast, overload
 
 from . import events
 from .errors import ConfigurationError
-
-logger = logging.getLogger("durably")
+from .failure import hide_frames
+from .logs import logger
 
 E = TypeVar("E", bound=events.Event)
 
@@ -22,11 +22,16 @@ class Emitter:
 
     def __init__(self) -> None:
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
+        self._error_listeners: list[Callable[[Any], object]] = []
         self._reports: set[asyncio.Task[Any]] = set()
 
     @overload
     def on(
         self, event: Literal["run:trigger"], listener: Callable[[events.RunTrigger], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: Literal["run:coalesced"], listener: Callable[[events.RunCoalesced], object], /
     ) -> Callable[[], None]: ...
     @overload
     def on(
@@ -77,22 +82,30 @@ class Emitter:
         self, event: Literal["log:write"], listener: Callable[[events.LogWrite], object], /
     ) -> Callable[[], None]: ...
     @overload
+    def on(
+        self, event: Literal["worker:error"], listener: Callable[[events.WorkerError], object], /
+    ) -> Callable[[], None]: ...
+    @overload
+    def on(
+        self, event: type[events.WorkerError], listener: Callable[[events.WorkerError], object], /
+    ) -> Callable[[], None]: ...
+    @overload
     def on(self, event: type[E], listener: Callable[[E], object], /) -> Callable[[], None]: ...
     @overload
     def on(
-        self, event: str | type[events.Event], /
+        self, event: str | type[events.Event | events.WorkerError], /
     ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]: ...
     def on(self, event: Any, listener: Callable[[Any], object] | None = None, /) -> Any:
         """Call ``listener(event)`` for each event of a type that this instance produces.
 
         ``event`` is a name (``"run:start"``) or a class (``events.RunStart``). Returns a function that
         ends it; without a listener, ``on`` is a decorator. An async listener is awaited in the
-        background. What a listener raises is logged and harms nothing. Other processes' events are
-        seen by ``subscribe``.
+        background. What a listener raises is logged, goes to listeners of ``"worker:error"``, and harms
+        nothing. Other processes' events are seen by ``subscribe``.
         """
         name = event if isinstance(event, str) else event.type
-        if name not in events.EVENT_TYPES:
-            known = ", ".join(sorted(events.EVENT_TYPES))
+        if name not in (*events.EVENT_TYPES, events.WorkerError.type):
+            known = ", ".join(sorted([*events.EVENT_TYPES, events.WorkerError.type]))
             raise ConfigurationError(f"there is no event {name!r}; there are: {known}")
         if listener is not None:
             return self._listen(name, listener)
@@ -104,32 +117,55 @@ class Emitter:
         return decorate
 
     def _listen(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
-        self._listeners.setdefault(name, []).append(listener)
+        is_of_errors = name == events.WorkerError.type
+        listeners = self._error_listeners if is_of_errors else self._listeners.setdefault(name, [])
+        listeners.append(listener)
 
         def unsubscribe() -> None:
             with suppress(ValueError):
-                self._listeners.get(name, []).remove(listener)
+                listeners.remove(listener)
 
         return unsubscribe
 
     def _emit(self, event: events.AnyEvent) -> None:
         for listener in tuple(self._listeners.get(event.type, ())):
-            try:
-                result = listener(event)
-            except Exception:
-                logger.exception("a listener of %s failed", event.type)
-                continue
-            if inspect.isawaitable(result):
-                task = asyncio.ensure_future(result)
-                self._reports.add(task)
-                task.add_done_callback(self._report)
+            self._call(listener, event)
 
-    def _report(self, task: asyncio.Future[Any]) -> None:
+    def _raised(self, where: str, error: BaseException, run_id: str | None = None) -> None:
+        """Pass on what was raised and logged already; on the loop."""
+        for listener in tuple(self._error_listeners):
+            self._call(listener, events.WorkerError(where=where, error=error, run_id=run_id))
+
+    def _call(
+        self, listener: Callable[[Any], object], event: events.AnyEvent | events.WorkerError
+    ) -> None:
+        try:
+            result = listener(event)
+        except Exception as error:  # noqa: BLE001 - a listener harms nothing
+            self._listener_failed(event, error)
+            return
+        if inspect.isawaitable(result):
+            task = asyncio.ensure_future(result)
+            self._reports.add(task)
+            task.add_done_callback(partial(self._report, event))
+
+    def _report(
+        self, event: events.AnyEvent | events.WorkerError, task: asyncio.Future[Any]
+    ) -> None:
         self._reports.discard(cast("asyncio.Task[Any]", task))
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("an async listener failed", exc_info=error)
+            self._listener_failed(event, error)
+
+    def _listener_failed(
+        self, event: events.AnyEvent | events.WorkerError, error: BaseException
+    ) -> None:
+        logger.error("a listener of %s failed", event.type, exc_info=hide_frames(error))
+        if not isinstance(event, events.WorkerError):  # its own listeners' errors are only logged
+            self._raised("listener", error, event.run_id)
 
     async def _reported(self) -> None:
-        """Wait a little for async listeners that are still at it."""
-        if self._reports:
-            await asyncio.wait(self._reports, timeout=5.0)
+        """Wait a little for async listeners that are still at it, and for those of their errors."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                while self._reports:
+                    await asyncio.wait(self._reports)

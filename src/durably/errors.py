@@ -10,6 +10,7 @@ DurablyError
     InvalidOutputError
     StepValueError
   DuplicateStepError            one step name used twice in one attempt
+  UnawaitedStepError            a job returned without awaiting a step
   StepTimeoutError              a step took longer than its timeout=
   StepFailedError               a step raised something no job can catch (SystemExit, ...)
   RunFailedError  RunCancelledError  WaitTimeoutError     what ``wait`` raises
@@ -51,13 +52,16 @@ class RunNotFoundError(DurablyError, LookupError):
 class RunConflictError(DurablyError):
     """The run's present status does not allow what was asked."""
 
-    def __init__(self, run_id: str, action: str, status: str) -> None:
-        super().__init__(f"cannot {action} run {run_id}: it is {status}")
+    def __init__(self, run_id: str, action: str, status: str, reason: str | None = None) -> None:
+        because = f"; {reason}" if reason else ""
+        super().__init__(f"cannot {action} run {run_id}: it is {status}{because}")
         self.run_id, self.action, self.status = run_id, action, status
 
 
 class InvalidValueError(DurablyError, ValueError):
     """A value that cannot be kept. ``path`` says where in it, as ``$.rows[3]``."""
+
+    path: str = "$"
 
     def __init__(self, message: str, *, path: str = "$") -> None:
         super().__init__(message)
@@ -80,12 +84,20 @@ class DuplicateStepError(DurablyError):
     """One step name was used twice in one attempt; a step's name is its identity."""
 
 
+class UnawaitedStepError(DurablyError):
+    """A job returned, and a step that it called was never awaited, so that it did not run."""
+
+
 class StepTimeoutError(DurablyError, TimeoutError):
     """A step took longer than its ``timeout=``."""
 
 
 class StepFailedError(DurablyError):
-    """A step raised something that is no ``Exception`` (SystemExit, a stray CancelledError)."""
+    """A step failed with something that the job cannot be given: it is no ``Exception`` (SystemExit, a
+    stray CancelledError), or it was raised in an earlier attempt and its class cannot be made again."""
+
+    type: str | None = None
+    """The name of the class of what an earlier attempt raised."""
 
 
 class _RunEndedError(DurablyError):

@@ -38,6 +38,18 @@ class RunTrigger(Event):
     """A run was created."""
 
     type = "run:trigger"
+    input: Any = None
+    """Plain JSON; None where lists of runs are told, and of a server that does not say it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCoalesced(Event):
+    """A trigger with ``coalesce="skip"`` found that this run already waits. Live only."""
+
+    type = "run:coalesced"
+    skipped_input: Any = None
+    """What the trigger gave, as plain JSON. (None where lists of runs are told.)"""
+    skipped_labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +58,8 @@ class RunStart(Event):
 
     type = "run:start"
     attempt: int
+    input: Any = None
+    """As ``RunTrigger.input``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +165,13 @@ class StepFail(_StepEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepCancel(_StepEvent):
+    """A step that had started came to nothing: its run was stopped, or the job cancelled it. Live only."""
+
+    type = "step:cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogWrite(Event):
     """The job logged a line."""
 
@@ -163,6 +184,7 @@ class LogWrite(Event):
 
 AnyEvent = (
     RunTrigger
+    | RunCoalesced
     | RunStart
     | RunProgress
     | RunWait
@@ -175,6 +197,7 @@ AnyEvent = (
     | StepStart
     | StepComplete
     | StepFail
+    | StepCancel
     | LogWrite
 )
 
@@ -186,10 +209,24 @@ class Resync:
     type: ClassVar[str] = "runs:resync"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerError:
+    """Not an event of a run: a listener, or what works in the background, raised. It goes to this
+    instance's listeners only: no journal and no stream has it."""
+
+    type: ClassVar[str] = "worker:error"
+    where: str
+    """What raised: ``listener``, ``claim``, ``settle``, ``heartbeat``, ``purge`` or ``upkeep``."""
+    error: BaseException
+    run_id: str | None = None
+    """The run that it was about, if it was about one."""
+
+
 EVENT_TYPES: Mapping[str, type[AnyEvent]] = {
     cls.type: cls
     for cls in (
         RunTrigger,
+        RunCoalesced,
         RunStart,
         RunProgress,
         RunWait,
@@ -202,18 +239,24 @@ EVENT_TYPES: Mapping[str, type[AnyEvent]] = {
         StepStart,
         StepComplete,
         StepFail,
+        StepCancel,
         LogWrite,
     )
 }
 
 
-def event_from_row(row: JournalRow) -> AnyEvent:
-    """The event that a row of the journal tells."""
-    return EVENT_TYPES[row.type](**_common(row), **_details(row))
+def event_from_row(row: JournalRow, input: str | None = None) -> AnyEvent | None:
+    """The event of a line of the journal; None of a type that only a newer version knows.
+
+    ``input`` is its run's, as it is stored, where the event is to tell it.
+    """
+    kind = EVENT_TYPES.get(row.type)
+    return None if kind is None else kind(**_common(row), **_details(row, input))
 
 
 def _common(row: JournalRow) -> dict[str, Any]:
-    # The row that tells of a deletion outlives its run, so it carries the run's job, labels and scope.
+    # The row that tells of a deletion outlives its run, so it carries the run's job and scope; one that
+    # an earlier version wrote, its labels too.
     gone: dict[str, Any] = load_json(row.data) if row.type == "run:delete" else {}
     return {
         "run_id": row.run_id,
@@ -225,11 +268,13 @@ def _common(row: JournalRow) -> dict[str, Any]:
     }
 
 
-def _details(row: JournalRow) -> dict[str, Any]:
+def _details(row: JournalRow, input: str | None) -> dict[str, Any]:
     seconds = 0.0 if row.started_at is None else max(0, row.at - row.started_at) / 1000
     match row.type:
+        case "run:trigger":
+            return {"input": load_json(input)}
         case "run:start":
-            return {"attempt": row.attempt}
+            return {"attempt": row.attempt, "input": load_json(input)}
         case "run:complete":
             return {"output": load_json(row.output), "duration": seconds}
         case "run:fail":
@@ -239,7 +284,10 @@ def _details(row: JournalRow) -> dict[str, Any]:
         case "step:fail":
             return {**_step(row), "error": error_from_json(row.data)}
         case "log:write":
-            return {"step_name": row.step, **load_json(row.data)}
+            data = load_json(row.data)
+            return {"step_name": row.step} | {
+                key: data[key] for key in ("level", "message", "data")
+            }
         case _:
             return {}
 

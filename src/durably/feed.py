@@ -9,7 +9,6 @@ once and in order, because its number says what is missing, and then the journal
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
@@ -21,22 +20,25 @@ from .errors import ClosedError, RunNotFoundError, StorageError
 from .events import (
     AnyEvent,
     Resync,
+    RunCoalesced,
     RunComplete,
     RunDelete,
     RunProgress,
+    RunStart,
+    RunTrigger,
     StepComplete,
     event_from_row,
 )
-from .models import JournalRow, Progress, RunRow, progress_from_json
+from .logs import logger
+from .models import JournalRow, Progress, RunRow, progress_from_json, progress_to_json
 from .runtime import Runtime, to_datetime
 from .state import Status
-from .store.base import Cursor, Store
+from .store.base import Cursor, JournalRewoundError, Store
 from .watchers import ListWatcher, Watcher, weigh
-
-logger = logging.getLogger("durably")
 
 LOOK = 0.05  # seconds between two looks at whether another process committed something
 FEW, CHUNK = 8, 500  # journal lines read at once: at first, and at most
+AGAIN = 1.0  # seconds until the next look after one that failed
 HEAVY = 131_072  # characters of lines after which fewer are read at once
 MAX_COUNTED = 10_000  # runs whose last number is remembered for lists
 _DELETED = 1 << 62  # comes after every number
@@ -51,11 +53,13 @@ class Feed:
         runtime: Runtime,
         name: str = "",
         here: Mapping[str, Progress] = MappingProxyType({}),
+        raised: Callable[[str, BaseException], None] = lambda _, __: None,
     ) -> None:
         self._store = store
         self._name = name  # under which this process holds leases
         self._here = here  # how far its runs are; the database is some 100 ms behind
         self._runtime = runtime
+        self._raised = raised
         self._watchers: dict[str, dict[Watcher, None]] = {}  # in the order they came
         self._lists: dict[ListWatcher, None] = {}
         self._counted: OrderedDict[str, int] = OrderedDict()
@@ -75,6 +79,13 @@ class Feed:
         """Whether anybody wants to hear of a run."""
         return bool(self._lists) or run_id in self._watchers
 
+    def with_newest_progress(self, row: RunRow) -> RunRow:
+        """A row that was just read, as far as its run is: no answer is older than an event before it."""
+        progress = self._here.get(row.id)
+        if progress is None or row.lease_owner != self._name:
+            return row
+        return row._replace(progress=progress_to_json(progress))
+
     @property
     def watchers(self) -> int:
         """How many follow something."""
@@ -83,7 +94,7 @@ class Feed:
     def publish(self, event: AnyEvent) -> None:
         """An event of this process."""
         self._tell(event)
-        if self._lists and not self._tell_lists(_without_output(event)):
+        if self._lists and not self._tell_lists(_without_values(event)):
             self.rung()
 
     def _tell(self, event: AnyEvent) -> None:
@@ -162,12 +173,13 @@ class Feed:
         last, final, following, limit = after, False, False, FEW
         while not self._closed:
             is_new = last == after and not following
-            lines, row = await self._read(run_id, last, limit, is_new=is_new)
+            lines, row, last = await self._read(run_id, last, limit, is_new=is_new)
             progress = self._progress_now(row, watcher, following)
             news = progress if following or came_back else None
-            for event in _events_of(lines, watcher, news):
+            for event in _events_of(lines, row, watcher, news):
                 last, final = event.sequence or last, event.is_final
                 yield event
+            last = max(last, lines[-1].seq) if lines else last  # also past what is not understood
             if len(lines) == limit:
                 limit = _next_limit(lines, limit)
                 continue
@@ -190,13 +202,22 @@ class Feed:
 
     async def _read(
         self, run_id: str, after: int, limit: int, *, is_new: bool
-    ) -> tuple[list[JournalRow], RunRow | None]:
-        """A run's journal after a number, and then its row; who is new must find one of them."""
+    ) -> tuple[list[JournalRow], RunRow | None, int]:
+        """A run's journal after a number, and then its row; who is new must find one of them.
+
+        The number may be one that the journal does not have, or not any more, as after a restore: then it
+        is read after its newest line, or before the end of a run that is over.
+        """
         lines = await self._store.journal(run_id, after, limit)
         row = await self._store.run(run_id)
         if is_new and row is None and not lines:
             raise RunNotFoundError(run_id)
-        return lines, row
+        if row is not None and not lines:
+            state = await self._store.state(run_id)
+            if state is not None and after > state[1]:
+                after = state[1] - Status(state[0].status).is_final
+                lines = await self._store.journal(run_id, after, limit)
+        return lines, row, after
 
     def _progress_now(
         self, row: RunRow | None, watcher: Watcher, following: bool
@@ -215,8 +236,8 @@ class Feed:
         over = row is None or Status(row.status).is_final
         return over and not await self._store.journal(run_id, last, 1)
 
-    async def finished(self, run_id: str) -> RunRow:
-        """The run's row, once it is over."""
+    async def finished(self, run_id: str) -> tuple[RunRow, int]:
+        """The run's row, once it is over, and how many of its steps are committed."""
         watcher = self._join(run_id)
         try:
             while True:
@@ -224,7 +245,8 @@ class Feed:
                 if row is None:
                     raise RunNotFoundError(run_id)
                 if Status(row.status).is_final:
-                    return row
+                    (steps_done,) = await self._store.count_steps([run_id])
+                    return row, steps_done
                 if self._closed:
                     raise ClosedError(
                         f"stopped while waiting for run {run_id}, which is {row.status}"
@@ -276,7 +298,7 @@ class Feed:
 
     async def _look_around(self) -> None:
         """While somebody watches: has another process committed something?"""
-        seen = -1
+        seen, failed = -1, False
         try:
             while self._watchers or self._lists:
                 try:
@@ -286,11 +308,34 @@ class Feed:
                         self._read_at = self._runtime.monotonic()
                         await self._catch_up()
                         seen = changed
-                except StorageError as error:
-                    logger.warning("watchers wait for the database: %s", error)
+                    failed = False
+                except JournalRewoundError:
+                    self._start_over()
+                    seen = -1
+                except Exception as error:  # whatever it is, watchers are not left deaf
+                    if not failed:
+                        surprise = None if isinstance(error, StorageError) else error
+                        logger.warning(
+                            "watchers wait for the database: %s", error, exc_info=surprise
+                        )
+                    self._raised("feed", error)
+                    failed, seen = True, -1
+                    await self._runtime.sleep(AGAIN)
                 await self._pause()
         finally:  # the next watcher starts another
             self._looking = self._cursor = None
+
+    def _start_over(self) -> None:
+        """What was told may never have happened: every watcher reads for itself how things are now."""
+        logger.warning(
+            "the journal lost its end, as by a failover or a restore; watchers start over"
+        )
+        self._cursor = None
+        self._told.clear()
+        self._counted.clear()
+        self._progress.clear()
+        for watcher in self._lists:
+            watcher.resync()
 
     async def _pause(self) -> None:
         """Until the bell rings or it is time to look again; reads are at least ``LOOK`` apart."""
@@ -325,8 +370,8 @@ class Feed:
         for line in lines:
             if line.run_id in self._watchers and line.seq > self._told.get(line.run_id, 0):
                 behind.setdefault(line.run_id, line.seq - 1)
-            if self._lists:
-                await self._tell_lists_of(event_from_row(line))
+            if self._lists and (event := _event_of(line)) is not None:
+                await self._tell_lists_of(event)
         for run_id, after in behind.items():
             await self._tell_journal(run_id, after)
 
@@ -349,7 +394,13 @@ class Feed:
             for watcher in self._watchers.get(run_id, ()):
                 watcher.look()
             return
-        for event in map(event_from_row, lines):
+        row = await self._store.run(run_id) if any(map(_tells_input, lines)) else None
+        for line in lines:
+            event = _event_of(line, row)
+            if event is None:  # it may be an end: the run's row tells
+                for watcher in self._watchers.get(run_id, ()):
+                    watcher.look()
+                continue
             if event.is_final:
                 row = await self._store.run(run_id)
                 if row is not None and row.lease_owner != self._name:
@@ -374,8 +425,30 @@ class Feed:
                 watcher.tell(event)
 
 
-def _without_output(event: AnyEvent) -> AnyEvent:
-    return replace(event, output=None) if isinstance(event, StepComplete | RunComplete) else event
+def _tells_input(line: JournalRow) -> bool:
+    return line.type in (RunTrigger.type, RunStart.type)
+
+
+def _event_of(line: JournalRow, row: RunRow | None = None) -> AnyEvent | None:
+    """The event of a line, with its run's input if its row is given; None if it is not understood, which is
+    no reason to be deaf for the next."""
+    try:
+        return event_from_row(line, None if row is None else row.input)
+    except Exception:
+        logger.exception("line %d of run %s is not readable", line.seq, line.run_id)
+        return None
+
+
+def _without_values(event: AnyEvent) -> AnyEvent:
+    match event:
+        case StepComplete() | RunComplete():
+            return replace(event, output=None)
+        case RunTrigger() | RunStart():
+            return replace(event, input=None)
+        case RunCoalesced():
+            return replace(event, skipped_input=None)
+        case _:
+            return event
 
 
 def _next_limit(lines: list[JournalRow], limit: int) -> int:
@@ -385,12 +458,14 @@ def _next_limit(lines: list[JournalRow], limit: int) -> int:
 
 
 def _events_of(
-    lines: list[JournalRow], watcher: Watcher, progress: RunProgress | None
+    lines: list[JournalRow], row: RunRow | None, watcher: Watcher, progress: RunProgress | None
 ) -> Iterator[AnyEvent]:
     """What lines tell, and what was told live in between; before an end, how far the run came."""
     for line in lines:
         yield from watcher.before(line.seq)
-        event = event_from_row(line)
+        event = event_from_row(line, None if row is None else row.input)
+        if event is None:
+            continue
         if event.is_final and progress is not None and watcher.told == progress.progress:
             yield progress
         yield event

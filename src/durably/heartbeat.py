@@ -11,29 +11,43 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 
+from .aside import Aside
 from .errors import DurablyError
+from .failure import is_own
+from .logs import logger
 from .runtime import Runtime
 
-logger = logging.getLogger("durably")
-
 _frames = sys._current_frames  # pyright: ignore[reportPrivateUsage]  # documented, if oddly named
+_ASYNCIO = str(Path(asyncio.__file__).parent)
 BLOCKED_AFTER = 5.0  # seconds without an answer from the loop
 
 
 class Heartbeat:
-    """Calls ``beat`` every ``interval`` seconds until it is stopped."""
+    """Calls ``beat`` every ``interval`` seconds until it is stopped, and ``failed``, on the loop, with
+    what that raises."""
 
-    def __init__(self, runtime: Runtime, interval: float, beat: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        interval: float,
+        beat: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
         self._runtime = runtime
         self._interval = interval
         self._beat = beat
+        self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._stopped = threading.Event()
         self._task: asyncio.Task[None] | None = None
         self._asked_at: float | None = None
         self._reported = False
+        self._log = Aside(logger, threads=runtime.threads)
 
     def start(self) -> None:
         if self._runtime.threads:
@@ -60,9 +74,15 @@ class Heartbeat:
         try:
             self._beat()
         except DurablyError as error:
-            logger.debug("no heartbeat: %s", error)
-        except Exception:
-            logger.exception("the heartbeat failed")
+            self._log(logging.DEBUG, "no heartbeat: %s", error)
+            self._tell(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next beat is tried
+            self._log(logging.ERROR, "the heartbeat failed", exc_info=error)
+            self._tell(error)
+
+    def _tell(self, error: Exception) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._failed, error)
 
     def _watch(self) -> None:
         now = self._runtime.monotonic()
@@ -74,14 +94,20 @@ class Heartbeat:
                 self._stopped.set()
         elif now - self._asked_at > BLOCKED_AFTER and not self._reported:
             self._reported = True
-            frame = _frames().get(self._loop_thread)
-            stack = "".join(traceback.format_stack(frame)) if frame else "unknown\n"
-            logger.warning(
+            self._log(
+                logging.WARNING,
                 "the event loop has been blocked for %.1f s; leases are kept, but nothing else runs. "
                 "Move blocking work to a plain function, which runs in a thread. It is here:\n%s",
-                now - self._asked_at, stack,
+                now - self._asked_at, _stack_of(_frames().get(self._loop_thread)),
             )  # fmt: skip
 
     def _answer(self) -> None:
         self._asked_at = None
         self._reported = False
+
+
+def _stack_of(frame: FrameType | None) -> str:
+    """Where a thread is: the frames of its event loop and of Durably are left out."""
+    stack = traceback.extract_stack(frame) if frame else traceback.StackSummary()
+    theirs = [at for at in stack if not (is_own(at.filename) or at.filename.startswith(_ASYNCIO))]
+    return "".join(traceback.format_list(theirs or stack)) or "unknown\n"

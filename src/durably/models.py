@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
 from .codec import PLAIN, Codec, dump_json, load_json
+from .display import html_table, short_repr
 from .runtime import to_datetime
 from .state import Status
 
@@ -17,6 +18,9 @@ I = TypeVar("I", default=Any)  # noqa: E741 - input, as everywhere in this house
 O = TypeVar("O", default=Any)  # noqa: E741 - output
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+Disposition = Literal["created", "idempotent", "coalesced"]
+"""What a trigger came to: a new run, the run that has its idempotency key, or one that waits already."""
 
 
 class RunRow(NamedTuple):
@@ -42,6 +46,10 @@ class RunRow(NamedTuple):
     ended_at: int | None
     updated_at: int
     scope: str
+    key_slot: int | None = None
+    """0 while it holds its concurrency key, -1 while it is parked behind it."""
+    held_until: int | None = None
+    """Until when at the latest its body may still run, though the run is not RUNNING any more."""
 
 
 class JournalRow(NamedTuple):
@@ -81,8 +89,12 @@ class Progress:
     total: float | None = None
     message: str | None = None
 
+    def __str__(self) -> str:
+        far = f"{self.current:g}" + ("" if self.total is None else f"/{self.total:g}")
+        return f"{far} {self.message}" if self.message else far
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class RunError:
     """Why a run or a step failed."""
 
@@ -96,8 +108,11 @@ class RunError:
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
 
+    def __repr__(self) -> str:
+        return short_repr(self, "type", "message", "step")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Run(Generic[I, O]):
     """One execution of a job, as it stood when it was read."""
 
@@ -119,8 +134,14 @@ class Run(Generic[I, O]):
     updated_at: datetime
     scope: str = ""
     """The scope, such as a tenant, that it was triggered in; '' is none."""
-    disposition: Literal["created", "idempotent"] | None = None
-    """On what ``trigger`` returns: whether the run is new, or its idempotency key was known."""
+    stopping: bool = False
+    """True while a run that is over still has a body that runs: a worker is stopping it. Until then it
+    cannot be deleted, ``retry`` waits for it, and its concurrency key is held."""
+    disposition: Disposition | None = None
+    """On what ``trigger`` returns: whether the run is new, its idempotency key was known, or
+    ``coalesce="skip"`` found that it already waits."""
+    steps_done: int = 0
+    """How many of its steps are committed."""
 
     @property
     def cursor(self) -> str:
@@ -132,8 +153,41 @@ class Run(Generic[I, O]):
         """True for a completed, failed or cancelled run."""
         return self.status.is_final
 
+    def __repr__(self) -> str:
+        outcome = () if self.status != Status.COMPLETED else ("output",)
+        return short_repr(self, "id", "job", "status", "progress", *outcome, "error")
 
-@dataclass(frozen=True, slots=True)
+    def _repr_html_(self) -> str:
+        """The run as a table, for notebooks."""
+        rows = [
+            ("run", self.id),
+            ("job", self.job),
+            ("status", f"{self.status}, and its body is being stopped" if self.stopping else str(self.status)),
+            ("progress", self.progress and str(self.progress)),
+            ("input", self.input),
+            ("output", self.output),
+            ("error", self.error and str(self.error)),
+            ("failed in step", self.error and self.error.step),
+            ("labels", dict(self.labels) or None),
+            ("attempt", self.attempt),
+            ("steps done", self.steps_done),
+            ("created", str(self.created_at)),
+            ("ended", self.ended_at and str(self.ended_at)),
+        ]  # fmt: skip
+        return html_table(rows, self.error.traceback if self.error else None)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CompletedRun(Run[I, O]):
+    """A run that completed, so that its output is there: what ``wait`` returns.
+
+    Every run that is read with status completed is one: ``isinstance(run, CompletedRun)`` narrows.
+    """
+
+    output: O
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class StepRecord:
     """A step of a run that completed or failed."""
 
@@ -148,8 +202,11 @@ class StepRecord:
     started_at: datetime
     completed_at: datetime
 
+    def __repr__(self) -> str:
+        return short_repr(self, "index", "name", "status", "output", "error")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class LogEntry:
     """A kept log line."""
 
@@ -160,6 +217,9 @@ class LogEntry:
     message: str
     data: Any
     timestamp: datetime
+
+    def __repr__(self) -> str:
+        return short_repr(self, "level", "message", "step_name", "data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +252,12 @@ def run_from_row(
     row: RunRow,
     input_codec: Codec[I] | None = None,
     output_codec: Codec[O] | None = None,
-    disposition: Literal["created", "idempotent"] | None = None,
+    disposition: Disposition | None = None,
+    now: int | None = None,
+    steps_done: int = 0,
 ) -> Run[I, O]:
-    """The snapshot of a row; plain JSON values where no codec is given."""
-    return Run(
+    """The snapshot of a row, as of ``now``; plain JSON values where no codec is given."""
+    return run_class(row.status)(
         id=row.id,
         job=row.job,
         status=Status(row.status),
@@ -212,18 +274,36 @@ def run_from_row(
         ended_at=None if row.ended_at is None else to_datetime(row.ended_at),
         updated_at=to_datetime(row.updated_at),
         scope=row.scope,
+        stopping=is_stopping(row, now),
         disposition=disposition,
+        steps_done=steps_done,
     )
+
+
+def run_class(status: str) -> type[Run[Any, Any]]:
+    """The class of a run with that status."""
+    return CompletedRun if status == Status.COMPLETED else Run
+
+
+def is_stopping(row: RunRow, now: int | None) -> bool:
+    """Whether the body of a run that is over may still run. (A holder that died says nothing more.)"""
+    return row.held_until is not None and (now is None or row.held_until > now)
 
 
 def error_from_json(text: str | None) -> RunError | None:
     """A stored error."""
-    return None if text is None else RunError(**load_json(text))
+    return None if text is None else RunError(**_known(RunError, text))
 
 
 def progress_from_json(text: str | None) -> Progress | None:
     """A stored progress."""
-    return None if text is None else Progress(**load_json(text))
+    return None if text is None else Progress(**_known(Progress, text))
+
+
+def _known(cls: type[RunError | Progress], text: str) -> dict[str, Any]:
+    """What this version knows of a stored value, which a newer one may have written."""
+    value: dict[str, Any] = load_json(text)
+    return {field.name: value[field.name] for field in fields(cls) if field.name in value}
 
 
 def progress_to_json(progress: Progress) -> str:
@@ -246,6 +326,15 @@ def step_from_row(row: JournalRow) -> StepRecord:
         started_at=to_datetime(row.at if row.started_at is None else row.started_at),
         completed_at=to_datetime(row.at),
     )
+
+
+def steps_from_rows(rows: Iterable[JournalRow]) -> list[StepRecord]:
+    """The steps that journaled lines describe, in the order of their calls."""
+    found: dict[str, StepRecord] = {}
+    for row in rows:
+        record = step_from_row(row)
+        found[record.name] = record  # a later attempt's end of a step replaces its failure
+    return sorted(found.values(), key=lambda record: record.index)
 
 
 def log_from_row(row: JournalRow) -> LogEntry:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import operator
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
+from contextlib import suppress
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -17,18 +19,16 @@ from pydantic_core import to_jsonable_python
 from . import events
 from .codec import PLAIN, Unstorable, clean_text, dump_json, load_json
 from .engine import Engine
+from .failure import MAX_MESSAGE, to_text
+from .logs import CURRENT_STEP, RunLog
 from .models import Lease, LogLevel, Progress, RunRow, progress_to_json
+from .options import MAX_NUMBER
 from .runtime import to_datetime
 from .store.base import Entry
-
-logger = logging.getLogger("durably")
 
 PROGRESS_INTERVAL = 0.1  # seconds between two writes of a run's progress
 MAX_LOG = 65_536  # characters of a log line, message and data together
 MAX_PENDING_LOGS = 1_000  # lines of a run that may wait to be written; more are dropped and counted
-
-CURRENT_STEP: ContextVar[str | None] = ContextVar("durably_step", default=None)
-"""The step in whose function we are; log lines carry its name."""
 
 
 class Reporter:
@@ -39,11 +39,11 @@ class Reporter:
         engine: Engine,
         row: RunRow,
         lease: Lease,
-        name: str,
+        log: RunLog,
         interrupted: Callable[[], bool],
     ) -> None:
         self._engine = engine
-        self._row, self._lease, self._name = row, lease, name
+        self._row, self._lease, self._log = row, lease, log
         self._interrupted = interrupted
         self._labels: dict[str, str] = load_json(row.labels)
         self._loop = asyncio.get_running_loop()
@@ -53,7 +53,7 @@ class Reporter:
         self._progress_at = float("-inf")
         self._pending_logs = self._dropped_logs = 0
         self._background: set[asyncio.Task[None]] = set()  # keeps them alive until they are done
-        self._closed = False
+        self._closed = self._has_warned = False
 
     @property
     def last_progress(self) -> str | None:
@@ -66,12 +66,23 @@ class Reporter:
         if self._progress_timer is not None:
             self._progress_timer.cancel()
         if self._dropped_logs:
-            logger.warning("%s: %d log lines were dropped", self._name, self._dropped_logs)
+            self._log(logging.WARNING, ": %d log lines were dropped", self._dropped_logs)
 
     def progress(self, current: float, total: float | None, message: str | None) -> None:
         """Tell it now; write it at most every ``PROGRESS_INTERVAL``, and the last one always."""
-        progress = Progress(current, total, None if message is None else clean_text(message, 8192))
+        done = _number(current)
+        if done is None:
+            self._warn_of_progress(current)
+            return
+        text = None if message is None else to_text(message, MAX_MESSAGE)
+        progress = Progress(done, None if total is None else _number(total), text)
         self._on_loop(self._set_progress, progress, progress_to_json(progress))
+
+    def _warn_of_progress(self, current: object) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            text = ": step.progress(%.100r) is not a finite number; it is left out"
+            self._log(logging.WARNING, text, current)
 
     def _set_progress(self, progress: Progress, text: str) -> None:
         if self._is_over("step.progress"):
@@ -95,7 +106,7 @@ class Reporter:
     def log(self, level: LogLevel, message: str, data: Any) -> None:
         """Tell a line, and write it when log persistence is on."""
         step = CURRENT_STEP.get()
-        message = clean_text(str(message), MAX_LOG)
+        message = to_text(message, MAX_LOG)
         text = _log_data(data)
         if len(message) + len(text) > MAX_LOG:
             text = dump_json(
@@ -143,7 +154,9 @@ class Reporter:
 
     def _is_over(self, what: str) -> bool:
         if self._closed:
-            logger.warning("%s was called after %s ended, by a task left behind", what, self._name)
+            self._log(
+                logging.WARNING, ": %s was called after the run ended, by a task left behind", what
+            )
         return self._closed or self._interrupted()
 
     def _on_loop(self, fn: Callable[..., None], *args: Any) -> None:
@@ -161,7 +174,7 @@ class Reporter:
     def _background_done(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.debug("%s: a progress or log line was not kept: %r", self._name, error)
+            self._log(logging.DEBUG, ": a progress or log line was not kept: %r", error)
 
     def tell(
         self, kind: Callable[..., events.AnyEvent], at: int, seq: int | None, **what: Any
@@ -179,6 +192,20 @@ class Reporter:
                     **what,
                 )
             )
+
+
+def _number(value: Any) -> int | float | None:
+    """A number as JSON has it; None for what is none, or not finite."""
+    if isinstance(value, str | bytes | bytearray):
+        return None
+    with suppress(Exception):  # a number of any library
+        whole = operator.index(value)
+        if abs(whole) <= MAX_NUMBER:
+            return whole
+    with suppress(Exception):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return None
 
 
 def _log_data(data: Any) -> str:

@@ -12,6 +12,7 @@ import secrets
 import sys
 import threading
 import time
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 
 Seconds = float | timedelta
@@ -36,7 +37,8 @@ class Runtime:
     """The real world. Subclass it to own time and chance."""
 
     def __init__(self) -> None:
-        self.random = random.Random()
+        # Without a state that processes forked from this one would share.
+        self.random: random.Random = random.SystemRandom()
         # Where threads cannot be started (Pyodide), everything runs inline on the event loop.
         self.threads = sys.platform != "emscripten"
         self._lock = threading.Lock()
@@ -52,6 +54,10 @@ class Runtime:
 
     async def sleep(self, delay: float) -> None:
         await asyncio.sleep(delay)
+
+    def new_context(self) -> Context:
+        """What a worker's tasks run in: not the context of whoever happened to start it."""
+        return Context()
 
     def token(self) -> str:
         """128 random bits, as hex."""

@@ -1,14 +1,38 @@
-"""The JSON Schema of what a codec writes."""
+"""The JSON Schemas of what a codec writes, and of what is given as an input."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
+
+from .strict import is_closed
+
+
+class AsGiven(GenerateJsonSchema):
+    """Of inputs, as ``strict`` validates them: without unknown keys, unless a type says otherwise."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        return self._closed(super().model_schema(schema), schema)
+
+    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
+        return self._closed(super().dataclass_schema(schema), schema)
+
+    def typed_dict_schema(self, schema: core_schema.TypedDictSchema) -> JsonSchemaValue:
+        return self._closed(super().typed_dict_schema(schema), schema)
+
+    def _closed(
+        self,
+        found: JsonSchemaValue,
+        schema: core_schema.ModelSchema | core_schema.DataclassSchema | core_schema.TypedDictSchema,
+    ) -> JsonSchemaValue:
+        if is_closed(cast("dict[str, Any]", schema)) and "properties" in found:
+            found.setdefault("additionalProperties", False)
+        return found
 
 
 class AsWritten(GenerateJsonSchema):

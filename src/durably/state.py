@@ -18,8 +18,14 @@ Three rules, and the rest of the house leans on them.
    wake. Final: never (null). So new, waiting and orphaned runs are found by one question,
    ``due_at <= now``, and there is no sweeper. CLAIM therefore starts from RUNNING too.
 
-A pending run whose concurrency key is busy is *parked*: its due_at is PARKED, the end of time, until
-the run that holds the key leaves it.
+A pending run whose concurrency key is held by another is *parked*: it waits for the key and not for the
+clock (its due_at is NEVER), until the holder hands the key on. ``key_slot`` tells who holds it: 0 for
+the holder, -1 for a parked run, null for a run that has nothing to do with it at the moment.
+
+A run that leaves RUNNING while its body still runs - it was cancelled, it failed, or it was handed back,
+and a thread does not end at once - is over for everybody who waits for it, but it is *held*: until
+``held_until``, which the holder's heartbeat prolongs as it does a lease, neither the run nor its key
+goes to another. The holder lets go when the body has ended.
 """
 
 from __future__ import annotations
@@ -27,8 +33,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-PARKED = 9_007_199_254_740_991
-"""The due_at of a run that waits behind its concurrency key: 2**53 - 1, exact in every language."""
+NEVER = 9_007_199_254_740_991
+"""The due_at of a run that waits for something else than the clock: 2**53 - 1, exact in every language."""
+PARKED = -1
+"""The key_slot of a run that waits behind its concurrency key."""
 
 
 class Status(StrEnum):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import CancelledError as ThreadCancelled
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast, overload
 
 from .codec import check_name
 from .errors import ConfigurationError
 from .models import LogLevel
+from .options import duration, factor, whole
 from .runtime import Seconds, seconds
 from .threads import call_for
 
@@ -33,7 +34,7 @@ class Retry:
 
     ``times``: further tries after the first. ``delay``: seconds before the first of them, multiplied by
     ``backoff`` for each next one, up to ``max_delay``; each is varied by 20 % so that many do not act
-    as one. ``on``: only these exceptions are tried again.
+    as one. ``on``: only these exceptions are tried again, one class or several.
     """
 
     times: int
@@ -43,14 +44,27 @@ class Retry:
     on: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
-        if self.times < 0 or seconds(self.delay) < 0 or self.backoff < 1:
-            raise ConfigurationError(
-                f"{self}: times and delay must be >= 0 and backoff must be >= 1"
-            )
+        whole("Retry.times", self.times)
+        duration("Retry.delay", self.delay)
+        factor("Retry.backoff", self.backoff)
+        duration("Retry.max_delay", self.max_delay)
+        given: Any = self.on  # a class, or a list of them, does as well: other libraries take them
+        on: tuple[Any, ...] = (given,)
+        if isinstance(given, list | tuple | set | frozenset):
+            on = tuple(cast("list[Any]", given))
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in on):
+            raise ConfigurationError(f"Retry.on must be exception classes, not {self.on!r}")
+        object.__setattr__(self, "on", on)
 
     def pause(self, failures: int) -> float:
         """Seconds to wait after that many failures."""
-        return min(seconds(self.delay) * self.backoff ** (failures - 1), seconds(self.max_delay))
+        delay, longest = seconds(self.delay), seconds(self.max_delay)
+        if delay == 0:
+            return 0.0
+        try:
+            return min(delay * self.backoff ** (failures - 1), longest)
+        except OverflowError:  # by then it has long been longer
+            return longest
 
 
 class StepLog:
@@ -137,6 +151,17 @@ class Step(_Handle):
     async def run(
         self,
         name: str,
+        fn: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        returns: Any,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> Any: ...
+    @overload
+    async def run(
+        self,
+        name: str,
         fn: Callable[[*Ts], Awaitable[T]],
         /,
         *args: *Ts,
@@ -153,7 +178,7 @@ class Step(_Handle):
         retries: int | Retry = 0,
         timeout: Seconds | None = None,
     ) -> T: ...
-    async def run(  # type: ignore[misc]  # mypy cannot match Ts with ...
+    def run(  # type: ignore[misc]  # mypy cannot match Ts with ...
         self,
         name: str,
         fn: Callable[..., Any],
@@ -162,6 +187,7 @@ class Step(_Handle):
         returns: Any = None,
         retries: int | Retry = 0,
         timeout: Seconds | None = None,
+        **unknown: Any,
     ) -> Any:
         """Call ``fn(*args)`` and commit its result, or return the result committed earlier.
 
@@ -169,12 +195,15 @@ class Step(_Handle):
         thread. ``returns`` is the result's type, by default the return annotation of ``fn``; without
         either the result must be plain JSON. ``retries`` is a number of further tries or a ``Retry``.
         ``timeout`` holds for each try, in seconds; a function in a thread goes on, but its result is
-        ignored.
+        ignored. Keyword arguments are bound to ``fn`` by ``functools.partial``.
 
         Raises what ``fn`` raised last, ``StepValueError`` for a result that cannot be kept,
         ``DuplicateStepError``, ``StepTimeoutError``.
         """
-        return await self._execution.step(name, fn, args, returns, retries, timeout)
+        if unknown:
+            raise _not_passed_on("run", name, fn, unknown)
+        call = self._execution.step(name, fn, args, returns, retries, timeout)
+        return self._execution.to_be_awaited(name, call)
 
     @overload
     async def transaction(
@@ -186,6 +215,16 @@ class Step(_Handle):
         returns: type[R],
         retries: int | Retry = 0,
     ) -> R: ...
+    @overload
+    async def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], object],
+        /,
+        *args: *Ts,
+        returns: Any,
+        retries: int | Retry = 0,
+    ) -> Any: ...
     @overload
     async def transaction(
         self,
@@ -204,7 +243,7 @@ class Step(_Handle):
         *args: *Ts,
         retries: int | Retry = 0,
     ) -> T: ...
-    async def transaction(  # type: ignore[misc]  # mypy cannot match Ts with ...
+    def transaction(  # type: ignore[misc]  # mypy cannot match Ts with ...
         self,
         name: str,
         fn: Callable[..., Any],
@@ -212,6 +251,7 @@ class Step(_Handle):
         *args: Any,
         returns: Any = None,
         retries: int | Retry = 0,
+        **unknown: Any,
     ) -> Any:
         """Call ``fn(connection, *args)`` in the very transaction that commits its result.
 
@@ -225,9 +265,10 @@ class Step(_Handle):
 
         Raises as ``run``; ``ConfigurationError`` for what would end the transaction.
         """
-        return await self._execution.step(
-            name, fn, args, returns, retries, None, in_transaction=True
-        )
+        if unknown:
+            raise _not_passed_on("transaction", name, fn, unknown)
+        call = self._execution.step(name, fn, args, returns, retries, None, in_transaction=True)
+        return self._execution.to_be_awaited(name, call)
 
 
 class SyncStep(_Handle):
@@ -250,6 +291,17 @@ class SyncStep(_Handle):
         retries: int | Retry = 0,
         timeout: Seconds | None = None,
     ) -> R: ...
+    @overload
+    def run(
+        self,
+        name: str,
+        fn: Callable[[*Ts], object],
+        /,
+        *args: *Ts,
+        returns: Any,
+        retries: int | Retry = 0,
+        timeout: Seconds | None = None,
+    ) -> Any: ...
     @overload
     def run(
         self,
@@ -279,13 +331,18 @@ class SyncStep(_Handle):
         returns: Any = None,
         retries: int | Retry = 0,
         timeout: Seconds | None = None,
+        **unknown: Any,
     ) -> Any:
         """Call ``fn(*args)`` and commit its result, or return the result committed earlier.
 
-        As ``Step.run``, blocking: the engine decides, and sends the call back to this thread.
+        As ``Step.run``, blocking: the engine decides, and sends the call back to this thread. With a
+        ``timeout`` it runs in another, so that this one can go on when the time is over.
         """
+        if unknown:
+            raise _not_passed_on("run", name, fn, unknown)
         inbox: Inbox = SimpleQueue()
-        call = partial(self._send, inbox) if self._execution.has_threads else None
+        here = self._execution.has_threads and timeout is None
+        call = partial(self._send, inbox) if here else None
         coroutine = self._execution.step(name, fn, args, returns, retries, timeout, call)
         return self._wait(coroutine, inbox)
 
@@ -299,6 +356,16 @@ class SyncStep(_Handle):
         returns: type[R],
         retries: int | Retry = 0,
     ) -> R: ...
+    @overload
+    def transaction(
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], object],
+        /,
+        *args: *Ts,
+        returns: Any,
+        retries: int | Retry = 0,
+    ) -> Any: ...
     @overload
     def transaction(
         self,
@@ -325,12 +392,15 @@ class SyncStep(_Handle):
         *args: Any,
         returns: Any = None,
         retries: int | Retry = 0,
+        **unknown: Any,
     ) -> Any:
         """Call ``fn(connection, *args)`` in the very transaction that commits its result.
 
         As ``Step.transaction``, blocking; ``fn`` runs where the connection is: in the thread that
         writes on SQLite, on the event loop on PostgreSQL, where it is async here too.
         """
+        if unknown:
+            raise _not_passed_on("transaction", name, fn, unknown)
         coroutine = self._execution.step(
             name, fn, args, returns, retries, None, in_transaction=True
         )
@@ -338,25 +408,69 @@ class SyncStep(_Handle):
 
     def _wait(self, coroutine: Coroutine[Any, Any, Any], inbox: Inbox) -> Any:
         """Do here what the engine sends back, until it is done."""
+        if self._execution.has_threads and _is_running(self._loop):
+            coroutine.close()
+            raise ConfigurationError(
+                "a SyncStep was used on the event loop, which would wait for itself; make the job "
+                "'async def', and await its steps"
+            )
         if not self._execution.has_threads:
             return _run_inline(coroutine)
-        finished = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        finished.add_done_callback(lambda _: inbox.put(None))
-        while True:
-            if (work := inbox.get()) is not None:
-                work()
-                continue
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        async def finish() -> None:
             try:
-                return finished.result()
-            except ThreadCancelled:
-                raise (self._execution.interrupt or asyncio.CancelledError()) from None
+                outcome.append((await coroutine, None))
+            except BaseException as error:  # noqa: BLE001 - it travels to the job's thread, as it is
+                outcome.append((None, error))
+            finally:
+                inbox.put(None)
+
+        def ended(_: object) -> None:
+            coroutine.close()
+            inbox.put(None)  # also when it was cancelled before it began
+
+        try:
+            self._loop.call_soon_threadsafe(lambda: self._execution.start_task(finish(), ended))
+        except RuntimeError:  # the loop is closed
+            coroutine.close()
+            raise (self._execution.interrupt or asyncio.CancelledError()) from None
+        while (work := inbox.get()) is not None:
+            work()
+        value, error = outcome[0] if outcome else (None, asyncio.CancelledError())
+        if isinstance(error, asyncio.CancelledError):
+            raise (self._execution.interrupt or error) from None
+        if error is not None:
+            raise error
+        return value
 
     def _send(
         self, inbox: Inbox, fn: Callable[..., Any], args: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        inbox.put(partial(call_for, future, self._loop, partial(fn, *args)))
+        call = partial(copy_context().run, fn, *args)
+        inbox.put(partial(call_for, future, self._loop, call))
         return future
+
+
+def _not_passed_on(
+    method: str, name: str, fn: Callable[..., Any], unknown: dict[str, Any]
+) -> TypeError:
+    """Only what is positional can be typed and leaves names like ``timeout`` to both."""
+    called = getattr(fn, "__name__", "fn")
+    keywords = ", ".join(f"{keyword}=..." for keyword in unknown)
+    return TypeError(
+        f"step {name!r}: step.{method}() passes no keyword arguments to its function; bind them, as in "
+        f"step.{method}({name!r}, functools.partial({called}, {keywords}))"
+    )
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this thread is the one that runs the loop."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 def _run_inline(coroutine: Any) -> Any:

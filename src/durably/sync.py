@@ -1,29 +1,57 @@
 """The same for callers that cannot await: an event loop in a thread, not a second implementation."""
 
+# Of overloads the first that matches holds, which is what they are ordered by.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import CancelledError
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+
+from typing_extensions import Unpack
 
 from . import events
-from .errors import ClosedError, ConfigurationError
-from .handle import JobHandle, Trigger
-from .job import Job
-from .models import Health, I, LogEntry, O, Run, StepRecord
+from .errors import ClosedError, ConfigurationError, DurablyError
+from .handle import JobHandle, Trigger, TriggerOptions, WaitOptions
+from .job import (
+    NO_INPUT,
+    A,
+    AsyncJobsTakeAStep,
+    AsyncWithDefault,
+    InputOptional,
+    Job,
+    N,
+    R,
+    SyncWithDefault,
+    WrongStep,
+)
+from .lifespan import GRACE
+from .models import CompletedRun, Health, I, LogEntry, O, Progress, Run, StepRecord
 from .runtime import Seconds
 from .state import Status
+from .step import Step, SyncStep
+from .terminal import Show, open_bar, title_of
 
 if TYPE_CHECKING:
     from .durably import Durably
 
 T = TypeVar("T")
+AnyJob = Job[I, O, N] | JobHandle[I, O, N]
 _CLOSED = "this Durably is closed; use it inside 'with durably.sync() as d'"
-_NO_INPUT: Any = None  # for a job that takes none
 
 
 class Portal:
@@ -33,23 +61,48 @@ class Portal:
         self._loop = asyncio.new_event_loop()
         self._lock = threading.Lock()
         self._closed = False
+        self._calls: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
+    def check_thread(self) -> None:
+        """Refuse the loop's own thread: it would wait for itself, and with it all that runs there."""
+        if threading.current_thread() is self._thread:
+            raise ConfigurationError(
+                "a blocking call was made in the thread of its own event loop, by a listener or an "
+                "'async def' job; await the methods of Durably there, or make the job a plain 'def'"
+            )
+
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it."""
-        with self._lock:
-            if self._closed or not self._thread.is_alive():
-                coroutine.close()
-                raise ClosedError(_CLOSED)
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return future.result()
+            self.check_thread()
+            with self._lock:
+                if self._closed or not self._thread.is_alive():
+                    raise ClosedError(_CLOSED)
+                future = asyncio.run_coroutine_threadsafe(self._run(coroutine), self._loop)
+        except BaseException:
+            coroutine.close()
+            raise
+        try:
+            outcome = future.result()
         except CancelledError:
             raise ClosedError(_CLOSED) from None
         except BaseException:
             future.cancel()
             raise
+        return outcome.unwrap()
+
+    async def _run(self, coroutine: Coroutine[Any, Any, T]) -> _Outcome[T]:
+        """On the loop: what a call comes to."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._calls.add(task)
+        try:
+            return _Outcome(await coroutine)
+        except Exception as error:  # noqa: BLE001 - it travels to the caller
+            return _Outcome(error=error)
+        finally:
+            self._calls.discard(task)
 
     def iterate(self, stream: AsyncIterator[T]) -> Iterator[T]:
         """Iterate an asynchronous generator from here."""
@@ -60,11 +113,13 @@ class Portal:
                 except StopAsyncIteration:
                     return
         finally:
-            with suppress(ClosedError):  # closed meanwhile, and with it the stream
+            # Closed meanwhile, and with it the stream; or collected in the loop's thread.
+            with suppress(ClosedError, ConfigurationError):
                 self.call(cast("Any", stream).aclose())
 
     def close(self) -> None:
         """Stop the loop and its thread; whoever still waits for something hears that it is closed."""
+        self.check_thread()
         with self._lock:
             self._closed = True
         asyncio.run_coroutine_threadsafe(self._end_all(), self._loop).result()
@@ -74,11 +129,31 @@ class Portal:
 
     async def _end_all(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
+        # A call whose caller was interrupted is ending already: a stop hands runs back.
+        if ending := {task for task in self._calls if task.cancelling()}:
+            await asyncio.wait(ending)
+            others -= ending
         for task in others:
             task.cancel()
         if others:
             await asyncio.wait(others)
         await self._loop.shutdown_asyncgens()
+
+
+@dataclass(slots=True)
+class _Outcome(Generic[T]):
+    """What a coroutine came to. A future would make another exception of a plain TimeoutError."""
+
+    value: T | None = None
+    error: Exception | None = None
+
+    def unwrap(self) -> T:
+        if self.error is None:
+            return cast("T", self.value)
+        try:
+            raise self.error
+        finally:
+            self.error = None  # its traceback refers to this frame
 
 
 async def _next(stream: AsyncIterator[T]) -> T:
@@ -94,6 +169,7 @@ class SyncDurably:
     def __init__(self, durably: Durably) -> None:
         self._durably = durably
         self._open: Portal | None = None
+        self._lock = threading.Lock()  # of opening and closing: several threads may do both
 
     @property
     def is_open(self) -> bool:
@@ -106,6 +182,11 @@ class SyncDurably:
             raise ClosedError(
                 "this Durably is not open: use 'with durably.sync() as d', or d.init()"
             )
+        if self._durably.lends():
+            raise ConfigurationError(
+                "a blocking call was made within step.transaction: the connection is lent to its "
+                "function, and the call would wait for it; make it before or after the step"
+            )
         return self._open
 
     def init(self) -> None:
@@ -117,43 +198,73 @@ class SyncDurably:
         self._start(self._durably.migrate())
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        fresh = self._open is None
-        self._open = self._open or Portal("durably-loop")
         try:
+            if (portal := self._open) is not None:
+                portal.check_thread()  # before the lock: its holder may wait for that thread
+            self._lock.acquire()
+        except BaseException:
+            coroutine.close()
+            raise
+        fresh = self._open is None
+        try:
+            self._open = self._open or Portal("durably-loop")
             self._open.call(coroutine)
         except BaseException:
-            if fresh:
+            if fresh and self._open is not None:
                 self._open.close()
                 self._open = None
             raise
+        finally:
+            self._lock.release()
 
     def start(self) -> None:
         """As ``Durably.start``: the worker alone."""
         self._start(self._durably.start())
 
-    def stop(self, grace: Seconds = 25.0) -> None:
+    def stop(self, grace: Seconds = GRACE) -> None:
         """As ``Durably.stop``."""
-        if self._open is not None:
+        if (open_now := self._open) is not None:
+            open_now.check_thread()
+        with self._lock:
             portal, self._open = self._open, None
-            try:
-                portal.call(self._durably.stop(grace))
-            finally:
-                portal.close()
+            if portal is not None:
+                try:
+                    portal.call(self._durably.stop(grace))
+                finally:
+                    portal.close()
 
     def __enter__(self) -> SyncDurably:
         self.init()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Ctrl-C wants out now: what runs is handed back rather than waited for.
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        self.stop(0 if interrupted else GRACE)
 
-    def register(self, job: Job[I, O]) -> SyncJobHandle[I, O]:
+    @overload
+    def register(self, job: Job[I, O, N], /) -> SyncJobHandle[I, O, N]: ...
+    @overload
+    def register(self, job: AsyncWithDefault[A, R], /) -> SyncJobHandle[A, R, InputOptional]: ...
+    @overload
+    def register(self, job: Callable[[Step, A], Awaitable[R]], /) -> SyncJobHandle[A, R]: ...
+    @overload
+    def register(self, job: Callable[[Step], Awaitable[R]], /) -> SyncJobHandle[None, R]: ...
+    @overload
+    def register(self, job: WrongStep, /) -> AsyncJobsTakeAStep: ...
+    @overload
+    def register(self, job: SyncWithDefault[A, R], /) -> SyncJobHandle[A, R, InputOptional]: ...
+    @overload
+    def register(self, job: Callable[[SyncStep, A], R], /) -> SyncJobHandle[A, R]: ...
+    @overload
+    def register(self, job: Callable[[SyncStep], R], /) -> SyncJobHandle[None, R]: ...
+    def register(self, job: Any) -> Any:
         """As ``Durably.register``."""
-        return SyncJobHandle(self, self._durably.register(job))
+        return SyncJobHandle(self, cast("JobHandle[Any, Any]", self._durably.register(job)))
 
-    def handle(self, job: Job[I, O] | JobHandle[I, O]) -> SyncJobHandle[I, O]:
+    def handle(self, job: AnyJob[I, O, N]) -> SyncJobHandle[I, O, N]:
         """The blocking handle of a job."""
-        handle = self._durably.register(job) if isinstance(job, Job) else job
+        handle: JobHandle[I, O, N] = self._durably.register(job) if isinstance(job, Job) else job
         return SyncJobHandle(self, handle)
 
     def get_job(self, name: str) -> SyncJobHandle[Any, Any] | None:
@@ -167,59 +278,93 @@ class SyncDurably:
         return {name: SyncJobHandle(self, handle) for name, handle in self._durably.jobs.items()}
 
     def on(
-        self, event: str | type[events.Event], listener: Callable[[Any], object]
+        self,
+        event: str | type[events.Event | events.WorkerError],
+        listener: Callable[[Any], object],
     ) -> Callable[[], None]:
         """As ``Durably.on``; the listener is called in the loop's thread."""
         unsubscribe: Callable[[], None] = cast("Any", self._durably).on(event, listener)
         return unsubscribe
 
+    @overload
+    def trigger(
+        self, job: AnyJob[None, O], input: None = None, **options: Unpack[TriggerOptions]
+    ) -> Run[None, O]: ...
+    @overload
+    def trigger(
+        self, job: AnyJob[I, O, InputOptional], input: I = ..., **options: Unpack[TriggerOptions]
+    ) -> Run[I, O]: ...
+    @overload
+    def trigger(
+        self, job: AnyJob[I, O], input: I, **options: Unpack[TriggerOptions]
+    ) -> Run[I, O]: ...
     def trigger(
         self,
-        job: Job[I, O] | JobHandle[I, O],
-        input: I = _NO_INPUT,
+        job: AnyJob[Any, Any],
+        input: Any = NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        coalesce: Literal["skip"] | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "",
         connection: Any = None,
-    ) -> Run[I, O]:
+    ) -> Run[Any, Any]:
         """As ``JobHandle.trigger``; ``connection`` is one that blocks, too."""
         return self.handle(job).trigger(
             input,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
+            coalesce=coalesce,
             labels=labels,
             scope=scope,
             connection=connection,
         )
 
+    @overload
+    def trigger_and_wait(
+        self, job: AnyJob[None, O], input: None = None, **options: Unpack[WaitOptions]
+    ) -> CompletedRun[None, O]: ...
+    @overload
+    def trigger_and_wait(
+        self, job: AnyJob[I, O, InputOptional], input: I = ..., **options: Unpack[WaitOptions]
+    ) -> CompletedRun[I, O]: ...
+    @overload
+    def trigger_and_wait(
+        self, job: AnyJob[I, O], input: I, **options: Unpack[WaitOptions]
+    ) -> CompletedRun[I, O]: ...
     def trigger_and_wait(
         self,
-        job: Job[I, O] | JobHandle[I, O],
-        input: I = _NO_INPUT,
+        job: AnyJob[Any, Any],
+        input: Any = NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        coalesce: Literal["skip"] | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "",
         timeout: Seconds | None = None,
-    ) -> Run[I, O]:
+        on_progress: Callable[[Progress], object] | None = None,
+        on_log: Callable[[events.LogWrite], object] | None = None,
+    ) -> CompletedRun[Any, Any]:
         """As ``JobHandle.trigger_and_wait``."""
         return self.handle(job).trigger_and_wait(
             input,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
+            coalesce=coalesce,
             labels=labels,
             scope=scope,
             timeout=timeout,
+            on_progress=on_progress,
+            on_log=on_log,
         )
 
-    def run_until_idle(self) -> int:
+    def run_until_idle(self, max_runs: int | None = None) -> int:
         """As ``Durably.run_until_idle``."""
         if self._open is None:
             self.migrate()
-        return self._portal.call(self._durably.run_until_idle())
+        return self._portal.call(self._durably.run_until_idle(max_runs))
 
     def get_run(self, run_id: str) -> Run | None:
         """As ``Durably.get_run``."""
@@ -283,9 +428,30 @@ class SyncDurably:
         """As ``Durably.health``."""
         return self._portal.call(self._durably.health())
 
-    def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
-        """As ``Durably.wait``."""
-        return self._portal.call(self._durably.wait(run, timeout))
+    def wait(
+        self,
+        run: Run[I, O] | str,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_log: Callable[[events.LogWrite], object] | None = None,
+    ) -> CompletedRun[I, O]:
+        """As ``Durably.wait``; the two are called in the loop's thread."""
+        portal = self._portal
+        waiting = self._durably.wait(run, timeout, on_progress=on_progress, on_log=on_log)
+        return portal.call(waiting)
+
+    def follow(
+        self,
+        run: Run[I, O] | str,
+        timeout: Seconds | None = None,
+        *,
+        show: Show | None = None,
+    ) -> CompletedRun[I, O]:
+        """As ``Durably.follow``; ``show`` is called in the loop's thread."""
+        # The bar is opened in this thread: it tells a notebook under which cell it belongs.
+        with nullcontext(show) if show else open_bar(title_of(run)) as draw:
+            return self.wait(run, timeout, on_progress=draw)
 
     def retry(self, run_id: str) -> Run:
         """As ``Durably.retry``."""
@@ -303,66 +469,104 @@ class SyncDurably:
         """As ``Durably.delete_run``."""
         self._portal.call(self._durably.delete_run(run_id))
 
-    def purge_runs(self, *, older_than: Seconds) -> int:
+    def purge_runs(self, *, older_than: Seconds, limit: int | None = None) -> int:
         """As ``Durably.purge_runs``."""
-        return self._portal.call(self._durably.purge_runs(older_than=older_than))
+        return self._portal.call(self._durably.purge_runs(older_than=older_than, limit=limit))
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run any coroutine on the loop of this instance."""
-        return self._portal.call(coroutine)
+        try:
+            portal = self._portal
+        except DurablyError:
+            coroutine.close()
+            raise
+        return portal.call(coroutine)
 
 
-class SyncJobHandle(Generic[I, O]):
+class SyncJobHandle(Generic[I, O, N]):
     """``JobHandle`` for blocking callers."""
 
-    def __init__(self, durably: SyncDurably, handle: JobHandle[I, O]) -> None:
+    def __init__(self, durably: SyncDurably, handle: JobHandle[I, O, N]) -> None:
         self._durably = durably
         self._handle = handle
+
+    @property
+    def _plain(self) -> JobHandle[Any, Any]:
+        """The handle, where its types have been checked already."""
+        return self._handle
 
     @property
     def name(self) -> str:
         """The job's name."""
         return self._handle.name
 
+    @overload
+    def trigger(
+        self: SyncJobHandle[None, O], input: None = None, **options: Unpack[TriggerOptions]
+    ) -> Run[None, O]: ...
+    @overload
+    def trigger(
+        self: SyncJobHandle[I, O, InputOptional], input: I = ..., **options: Unpack[TriggerOptions]
+    ) -> Run[I, O]: ...
+    @overload
+    def trigger(self, input: I, **options: Unpack[TriggerOptions]) -> Run[I, O]: ...
     def trigger(
         self,
-        input: I = _NO_INPUT,
+        input: Any = NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        coalesce: Literal["skip"] | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "",
         connection: Any = None,
-    ) -> Run[I, O]:
+    ) -> Run[Any, Any]:
         """As ``JobHandle.trigger``; ``connection`` is one that blocks, too."""
-        triggered = self._handle.trigger(
+        triggered = self._plain.trigger(
             input,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
+            coalesce=coalesce,
             labels=labels,
             scope=scope,
             connection=_blocking(connection),
         )
         return self._durably.call(triggered)
 
+    @overload
+    def trigger_and_wait(
+        self: SyncJobHandle[None, O], input: None = None, **options: Unpack[WaitOptions]
+    ) -> CompletedRun[None, O]: ...
+    @overload
+    def trigger_and_wait(
+        self: SyncJobHandle[I, O, InputOptional], input: I = ..., **options: Unpack[WaitOptions]
+    ) -> CompletedRun[I, O]: ...
+    @overload
+    def trigger_and_wait(self, input: I, **options: Unpack[WaitOptions]) -> CompletedRun[I, O]: ...
     def trigger_and_wait(
         self,
-        input: I = _NO_INPUT,
+        input: Any = NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        coalesce: Literal["skip"] | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "",
         timeout: Seconds | None = None,
-    ) -> Run[I, O]:
+        on_progress: Callable[[Progress], object] | None = None,
+        on_log: Callable[[events.LogWrite], object] | None = None,
+    ) -> CompletedRun[Any, Any]:
         """As ``JobHandle.trigger_and_wait``."""
-        done = self._handle.trigger_and_wait(
+        done = self._plain.trigger_and_wait(
             input,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
+            coalesce=coalesce,
             labels=labels,
             scope=scope,
             timeout=timeout,
+            on_progress=on_progress,
+            on_log=on_log,
         )
         return self._durably.call(done)
 

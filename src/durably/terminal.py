@@ -1,6 +1,6 @@
 """What a terminal is shown: text that cannot steer it, and a progress bar.
 
-The bar is rich's where rich is installed, else one of a few lines.
+The bar is rich's where rich is installed, else one of a few lines; in a notebook it is under the cell.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import sys
 import unicodedata
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from html import escape
 from importlib.util import find_spec
-from typing import TextIO
+from typing import Any, TextIO
 
-from .models import Progress
+from .models import Progress, Run
 
 Show = Callable[[Progress], None]
 _WIDTH = 30
@@ -36,13 +37,27 @@ def clean_lines(text: str) -> str:
     return "\n".join(clean(line.expandtabs()) for line in text.splitlines())
 
 
+def title_of(run: Run[Any, Any] | str) -> str:
+    """The title of a run's bar."""
+    return run.job if isinstance(run, Run) else f"run {run}"
+
+
 @contextmanager
 def open_bar(title: str) -> Generator[Show]:
-    """A function that shows a progress on stderr, if that is a terminal, until the block ends."""
-    if not sys.stderr.isatty():
+    """A function that shows a progress until the block ends, on any thread.
+
+    It draws under the cell of a notebook, otherwise on stderr if that is a terminal. In a notebook the
+    thread that opens it is the cell's.
+    """
+    if (display := _notebook()) is not None:
+        with _under_the_cell(title, display) as show:
+            yield show
+        return
+    stream: Any = sys.stderr  # pythonw has none
+    if stream is None or getattr(stream, "closed", False) or not stream.isatty():
         yield lambda _: None
         return
-    with _rich(title) if find_spec("rich") else _plain(title, sys.stderr) as show:
+    with _rich(title) if find_spec("rich") else _plain(title, stream) as show:
         yield show
 
 
@@ -95,3 +110,41 @@ def _plain(title: str, stream: TextIO) -> Generator[Show]:
         draw("")
         stream.write("\r")
         stream.flush()
+
+
+# -- in a notebook
+
+
+def _notebook() -> Any:
+    """``IPython.display.display`` in a notebook's kernel. It need not be imported: there it always is."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    return getattr(sys.modules.get("IPython.display"), "display", None)
+
+
+@contextmanager
+def _under_the_cell(title: str, display: Any) -> Generator[Show]:
+    last = Progress(0)
+    handle = display(_shown(title, last), raw=True, display_id=True)
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        handle.update(_shown(title, progress), raw=True)
+
+    try:
+        yield show
+    finally:
+        if not last.total:  # a bar without a value moves for ever
+            handle.update(_shown(title, last, is_over=True), raw=True)
+
+
+def _shown(title: str, progress: Progress, *, is_over: bool = False) -> dict[str, str]:
+    """For a page, and for what shows only text."""
+    far = f"{progress.current:g}" + (f"/{progress.total:g}" if progress.total else "")
+    text = clean(" ".join(part for part in (title, far, progress.message) if part))
+    bar = f'<progress max="{progress.total or 1:g}"'
+    bar += f' value="{progress.current:g}"></progress> ' if progress.total else "></progress> "
+    return {"text/plain": text, "text/html": f"<div>{'' if is_over else bar}{escape(text)}</div>"}

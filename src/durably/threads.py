@@ -1,6 +1,8 @@
 """Where users' functions run: async ones on the loop, plain ones in daemon threads.
 
-Daemons, so that a hung one never keeps the process alive.
+Daemons, so that a hung one never keeps the process alive. Nothing can stop a thread, so two rules hold:
+a call whose caller is gone before a thread has begun it never begins, and one that has begun counts as
+*running* until it ends, whatever its caller does (``Running``).
 """
 
 from __future__ import annotations
@@ -14,7 +16,52 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from .logs import logger
+
 T = TypeVar("T")
+
+
+_RETRY_START = 0.5  # seconds until a thread that could not be started is tried again
+
+
+class Running:
+    """Counts the functions of a run that are in threads; they may outlive whoever awaited them."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._count = 0
+        self._changed = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def begin(self, future: asyncio.Future[Any]) -> bool:
+        """In the thread, just before the call. False: it has no caller any more, so it must not begin.
+
+        Whoever cancels the future and then looks at the count finds the call counted, or it never begins.
+        """
+        with self._lock:
+            if future.done():
+                return False
+            self._count += 1
+            return True
+
+    def end(self) -> None:
+        """In the thread, when the call has returned."""
+        with self._lock:
+            self._count -= 1
+        try:
+            self._loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:  # the loop is closed; nobody waits any more
+            return
+
+    async def wait(self) -> None:
+        """Until none is left."""
+        while self:
+            self._changed.clear()
+            if self:
+                await self._changed.wait()
 
 
 class Threads:
@@ -25,24 +72,40 @@ class Threads:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._started = self._idle = 0
+        self._closed = False
 
-    def call(self, fn: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def call(self, running: Running, fn: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         """Call ``fn(*args)`` in a thread, in this context; whatever it raises, the future raises."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         context = contextvars.copy_context()
-        self._work.put(partial(call_for, future, loop, partial(context.run, fn, *args)))
+        call = partial(context.run, fn, *args)
+        self._work.put(partial(_call_counted, running, future, loop, call))
         with self._lock:
             if self._idle:
                 self._idle -= 1
-            elif self._started < self._limit:
-                self._started += 1
-                name = f"{self._name}-{self._started}"
-                threading.Thread(target=self._serve, name=name, daemon=True).start()
+                return future
+        self._start_one(loop)
         return future
+
+    def _start_one(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A thread more for what waits, if there may be one. The system may refuse it for a while."""
+        with self._lock:
+            if self._closed or self._started >= self._limit or self._work.empty():
+                return
+            name = f"{self._name}-{self._started + 1}"
+            try:
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            except RuntimeError as error:
+                logger.warning("thread %s cannot be started, trying again: %s", name, error)
+            else:
+                self._started += 1
+                return
+        loop.call_later(_RETRY_START, self._start_one, loop)
 
     def close(self) -> None:
         """Let idle threads end; busy ones end with their work."""
+        self._closed = True
         for _ in range(self._limit):
             self._work.put(None)
 
@@ -54,10 +117,25 @@ class Threads:
                 self._idle += 1
 
 
+def _call_counted(
+    running: Running,
+    future: asyncio.Future[Any],
+    loop: asyncio.AbstractEventLoop,
+    fn: Callable[[], Any],
+) -> None:
+    if running.begin(future):
+        try:
+            call_for(future, loop, fn)
+        finally:
+            running.end()
+
+
 def call_for(
     future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop, fn: Callable[[], Any]
 ) -> None:
-    """Call ``fn`` in this thread for a future of that loop."""
+    """Call ``fn`` in this thread for a future of that loop, unless its caller is gone."""
+    if future.done():
+        return
     try:
         value, error = fn(), None
     except BaseException as raised:  # noqa: BLE001 - it travels to whoever awaits
@@ -83,6 +161,7 @@ async def run_body(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
     threads: Threads | None,
+    running: Running,
     call: Callable[..., Awaitable[Any]] | None = None,
 ) -> Any:
     """Call a function where it belongs, or by ``call``; an awaitable result is awaited, always."""
@@ -91,7 +170,7 @@ async def run_body(
     elif threads is None or _is_async(fn):
         value = fn(*args)
     else:
-        value = await threads.call(fn, *args)
+        value = await threads.call(running, fn, *args)
     return await value if inspect.isawaitable(value) else value
 
 

@@ -17,6 +17,7 @@ from .models import Progress
 
 MAX_QUEUED = 256  # events that wait for a slow watcher
 MAX_WEIGHT = 524_288  # and about how many characters they hold; what is heavier waits alone
+_VALUES = ("output", "data", "input", "skipped_input")
 _NODES = 1_000  # values of an event that are weighed
 
 
@@ -140,7 +141,7 @@ def _is_full(queue: Sized, weight: int) -> bool:
 def weigh(event: AnyEvent) -> int:
     """About how much an event holds; enough of it to know the heavy ones."""
     weight = 0
-    rest: list[Any] = [getattr(event, "output", None), getattr(event, "data", None)]
+    rest: list[Any] = [getattr(event, name, None) for name in _VALUES]
     for _ in range(_NODES):
         if not rest or weight > MAX_WEIGHT:
             break

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +18,18 @@ from .errors import (
     RunCancelled,
     StorageError,
 )
-from .execution import Execution, Released
+from .execution import Execution
 from .heartbeat import Heartbeat
 from .job import Job
+from .logs import announce, count, logger, worker_name
 from .store.base import Claimed
 
-logger = logging.getLogger("durably")
-
-_HAND_BACK = 5.0  # seconds that an interrupted run has to end before it is handed back without it
+HAND_BACK = 5.0  # seconds that an interrupted run has to end before it is handed back without it
+_SILENT = 1.0  # seconds of waiting for runs before we say what we wait for
+_NAMED = 5  # runs that are named then
+_PAUSED = (
+    1.0  # seconds beyond a heartbeat after which this process must have been stopped for a while
+)
 _CLOCK_JUMP = 1.0  # seconds between wall and monotonic clock that count as a jump
 _CHORES = 60.0  # seconds between two purges of old runs, and two looks for a clock set back
 
@@ -52,13 +55,14 @@ class Worker:
         options: WorkerOptions,
         *,
         is_dead: Callable[[str], bool] = lambda _: False,
-        chore: Callable[[], Any] | None = None,
+        chore: Callable[[], Coroutine[Any, Any, Any]] | None = None,
     ) -> None:
         self._engine = engine
         self._jobs = jobs
         self._options = options
         self._is_dead = is_dead
         self._chore = chore
+        self._choring: asyncio.Task[Any] | None = None
         self._runtime, self._store = engine.runtime, engine.store
         self._executions: dict[str, Execution[Any, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -66,13 +70,22 @@ class Worker:
         self._backlog = True
         self._woken = asyncio.Event()
         self._stopping = self._claiming = False
-        self._cancelled: set[str] = set()  # while a claim is under way
+        self._cancelled: dict[str, int] = {}  # during a claim: the attempt that was cancelled
+        self._checking: asyncio.Task[None] | None = None
+        self._check_again = False
         self._main: asyncio.Task[None] | None = None
         self._chores_at = self._looked_at = float("-inf")
         self._clock_offset: float | None = None
         self._no_takeover_before = float("-inf")
+        self._ran_at: float | None = None
         self._loop = asyncio.get_running_loop()
-        self._heartbeat = Heartbeat(self._runtime, options.heartbeat_interval, self._beat)
+        self._most: int | None = None  # of the runs that it may take up
+        self._heartbeat = Heartbeat(
+            self._runtime,
+            options.heartbeat_interval,
+            self._beat,
+            self._beat_failed,
+        )
         self.claimed = 0
         """How many runs this worker has taken up."""
 
@@ -96,15 +109,17 @@ class Worker:
     def start(self) -> None:
         """Begin to claim runs."""
         self._heartbeat.start()
-        self._main = asyncio.create_task(self._work(), name="durably-worker")
+        context = self._runtime.new_context()
+        self._main = asyncio.create_task(self._work(), name="durably-worker", context=context)
 
     def wake(self) -> None:
         """A run may be due."""
         self._backlog = True
         self._woken.set()
 
-    async def work_until_idle(self) -> None:
-        """Without ``start``: execute what is due until nothing is."""
+    async def work_until_idle(self, max_runs: int | None = None) -> None:
+        """Without ``start``: execute what is due until nothing is, or ``max_runs`` were taken up."""
+        self._most = max_runs
         self._heartbeat.start()
         try:
             await self._bury_dead()
@@ -117,16 +132,45 @@ class Worker:
         finally:
             self._heartbeat.stop()
 
-    async def stop(self, grace: float) -> None:
-        """Claim no more, let runs end for ``grace`` seconds, then hand the rest back."""
+    async def stop(self, grace: float, patience: float = HAND_BACK) -> None:
+        """Claim no more, let runs end for ``grace`` seconds, then hand the rest back.
+
+        ``patience``: seconds that what was interrupted has to end; functions in threads may not.
+        """
         self._stopping = True
         self._woken.set()
+        if self._choring is not None:
+            self._choring.cancel()
+        limit = HAND_BACK
         try:
             await self._end_claiming()
-            if self._tasks and grace > 0:
-                await asyncio.wait(self._tasks, timeout=grace)
-        finally:  # cancelling this ends the grace, not the hand-back
-            await self._hand_back()
+            if grace > 0:
+                await self._wait(grace, "to end; Ctrl-C hands back what still runs")
+            self._interrupt_all()
+            limit = 0.0
+            await self._wait(patience, "that cannot be interrupted; Ctrl-C leaves now")
+        finally:  # cancelling this ends the waiting, not the hand-back
+            self._interrupt_all()
+            await self._hand_back(limit)
+
+    async def _wait(self, limit: float, what_for: str) -> None:
+        """Wait for what executes, and say so when that takes a while."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=min(limit, _SILENT))
+        if self._tasks and limit > _SILENT:
+            self._announce(limit, what_for)
+            await asyncio.wait(self._tasks, timeout=limit - _SILENT)
+
+    def _announce(self, limit: float, what_for: str) -> None:
+        executions = list(self._executions.values())
+        if not executions:
+            return
+        runs = count(len(executions), "run")
+        announce(logger.logger, "waiting up to %g s for %s %s", limit, runs, what_for)
+        for execution in executions[:_NAMED]:
+            execution.announce()
+        if (more := len(executions) - _NAMED) > 0:
+            announce(logger.logger, "and %s more", count(more, "run"))
 
     async def _end_claiming(self) -> None:
         """Wait for what is being claimed. Who cancels this meanwhile is heard: the grace is over, too."""
@@ -140,17 +184,21 @@ class Worker:
             if task.cancelling() > before:
                 raise
 
-    async def _hand_back(self) -> None:
+    def _interrupt_all(self) -> None:
         for execution in list(self._executions.values()):
             execution.stop(HandedBack("this worker is stopping"))
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_HAND_BACK)
-        for execution in list(self._executions.values()):
-            logger.warning(
-                "run %s does not end when cancelled; it is handed back", execution.run_id
-            )
-            await execution.settle(Released())
-        self._heartbeat.stop()
+
+    async def _hand_back(self, limit: float) -> None:
+        """See that every run is handed back, though some functions in threads may run on."""
+        try:
+            if settling := [execution.settled for execution in self._executions.values()]:
+                await asyncio.wait(settling, timeout=limit)
+        finally:
+            for execution in list(self._executions.values()):
+                await execution.hand_back()
+            if self._checking is not None:
+                self._checking.cancel()
+            self._heartbeat.stop()
 
     # -- claiming
 
@@ -171,12 +219,15 @@ class Worker:
                 if not self._stopping:
                     surprise = None if isinstance(error, StorageError) else error
                     logger.warning("no runs can be claimed: %s", error, exc_info=surprise)
+                    self._engine.raised("claim", error, None)
                     self._backlog = True
                     await self._pause()
 
     async def _claim(self) -> bool:
         """Take what is due into the free slots; True when there is more and room for it."""
         free = self._options.max_concurrent_runs - self._busy
+        if self._most is not None:
+            free = min(free, self._most - self.claimed)
         if free <= 0 or not self._backlog or not self._jobs:
             return False
         self._backlog = False
@@ -184,6 +235,7 @@ class Worker:
             self._beat()  # written before the claim, so that our own runs do not look lapsed to us
         lease = round(self._options.stale_threshold * 1000)
         self._claiming = True
+        asked_at = self._runtime.monotonic()
         claiming = asyncio.ensure_future(
             self._store.claim(
                 list(self._jobs),
@@ -206,6 +258,9 @@ class Worker:
             self._claiming = False
             self._cancelled.clear()
         self._backlog = self._backlog or claims.more
+        heartbeat = self._options.heartbeat_interval
+        if claims.late or self._runtime.monotonic() - asked_at > heartbeat:
+            self._take_over_nothing_for(heartbeat)  # live workers renew their leases by then
         return self._backlog and self._busy < self._options.max_concurrent_runs
 
     async def _sleep(self) -> None:
@@ -214,6 +269,7 @@ class Worker:
         if woken and now - self._looked_at < self._options.polling_interval:
             return
         self._looked_at = now
+        self.check_leases()
         await self._store.look_after()
         await self._do_chores()
         if woken:
@@ -231,15 +287,29 @@ class Worker:
         return False
 
     def _may_take_over(self) -> bool:
-        """Not for one lease after the wall clock jumped, or after nothing could be written: leases
-        only look lapsed then."""
+        """Not for one lease after the wall clock jumped, after nothing could be written, or after this
+        process was stopped, perhaps with all the others: leases only look lapsed then."""
+        self._note_that_it_runs()
         offset = self._runtime.now() / 1000 - self._runtime.monotonic()
         if self._clock_offset is not None and abs(offset - self._clock_offset) > _CLOCK_JUMP:
             logger.warning("the clock jumped by %+.1f s", offset - self._clock_offset)
-            self._no_takeover_before = self._runtime.monotonic() + self._options.stale_threshold
+            self._take_over_nothing_for(self._options.stale_threshold)
         self._clock_offset = offset
         trouble_over = self._store.troubled_at + self._options.stale_threshold
         return self._runtime.monotonic() >= max(self._no_takeover_before, trouble_over)
+
+    def _take_over_nothing_for(self, delay: float) -> None:
+        until = self._runtime.monotonic() + delay
+        self._no_takeover_before = max(self._no_takeover_before, until)
+
+    def _note_that_it_runs(self) -> None:
+        """From the loop and from the heartbeat's thread: a blocked loop alone is no stopped process."""
+        now, heartbeat = self._runtime.monotonic(), self._options.heartbeat_interval
+        if self._ran_at is not None and now - self._ran_at > max(
+            1.5 * heartbeat, heartbeat + _PAUSED
+        ):
+            self._take_over_nothing_for(self._options.stale_threshold)
+        self._ran_at = now
 
     async def _bury_dead(self) -> None:
         """A restart need not wait for the leases of a process that is provably dead."""
@@ -247,7 +317,8 @@ class Worker:
         for owner in await self._store.owners(list(self._jobs), self._runtime.now()):
             if owner != self._options.name and self._is_dead(owner):
                 expired = await self._store.expire(owner, list(self._jobs), self._runtime.now())
-                logger.info("worker %s is dead; its runs are due: %s", owner, expired)
+                text = "worker %s is dead; taking over %s"
+                logger.info(text, worker_name(owner), count(len(expired), "run"))
 
     async def _do_chores(self) -> None:
         now = self._runtime.monotonic()
@@ -255,8 +326,9 @@ class Worker:
             return
         self._chores_at = now
         await self._hurry()
-        if self._chore is not None:
-            await self._chore()
+        if self._chore is not None and (self._choring is None or self._choring.done()):
+            # Beside the claims: it may take as long as there is to do.
+            self._choring = asyncio.create_task(self._chore(), name="durably-chore")
 
     async def _hurry(self) -> None:
         """A clock that was set back must not make anybody wait until it is there again."""
@@ -268,13 +340,20 @@ class Worker:
     def _spawn_all(self, taken: list[Claimed]) -> None:
         for claimed in taken:
             self._spawn(claimed)
-            if claimed.row.id in self._cancelled:
+            # A run that was cancelled, retried and then claimed is not the one that was cancelled.
+            if self._cancelled.get(claimed.row.id, 0) >= claimed.row.generation:
                 self._executions[claimed.row.id].stop(
                     RunCancelled(f"run {claimed.row.id} was cancelled")
                 )
 
     def _spawn(self, claimed: Claimed) -> None:
-        execution = Execution(self._engine, self._jobs[claimed.row.job], claimed)
+        job = self._jobs[claimed.row.job]
+        execution = Execution(self._engine, job, claimed)
+        earlier = self._executions.get(execution.run_id)
+        if (
+            earlier is not None
+        ):  # its lease ended, and the claim found it first; what it writes is refused
+            earlier.stop(LeaseLost(f"run {execution.run_id} was claimed again by this worker"))
         self._executions[execution.run_id] = execution
         self._busy += 1
         self.claimed += 1
@@ -303,22 +382,50 @@ class Worker:
         if self._backlog:
             self._woken.set()
 
-    def cancelled(self, run_id: str) -> None:
-        """A run was cancelled: stop it if it executes here."""
-        if (execution := self._executions.get(run_id)) is not None:
+    def cancelled(self, run_id: str, attempt: int) -> None:
+        """An attempt at a run was cancelled: stop it if it executes here."""
+        execution = self._executions.get(run_id)
+        if execution is not None and execution.attempt == attempt:
             execution.stop(RunCancelled(f"run {run_id} was cancelled"))
         elif self._claiming:  # it may be among what is just being claimed
-            self._cancelled.add(run_id)
+            self._cancelled[run_id] = attempt
+
+    def check_leases(self) -> None:
+        """Another process may have cancelled a run that executes here: stop it now, not at the next
+        heartbeat."""
+        self._check_again = True
+        if self._checking is None and self._executions:
+            self._checking = asyncio.create_task(self._check(), name="durably-check")
+
+    async def _check(self) -> None:
+        try:
+            while self._check_again:
+                self._check_again = False
+                executions = [e for e in self._executions.values() if e.is_ours]
+                leases = [execution.lease for execution in executions]
+                gone = await self._store.no_longer_ours(leases) if leases else []
+                for execution in executions:
+                    if execution.run_id in gone:
+                        await self._interrupt(execution)
+        except StorageError as error:
+            logger.debug("the leases could not be checked; the next heartbeat does: %s", error)
+        finally:
+            self._checking = None
 
     # -- leases
 
     def _beat(self) -> None:
         """Prolong the leases of all that executes here; from any thread."""
+        self._note_that_it_runs()
         executions = list(self._executions.values())
         if executions:
             beat = self._runtime.now(), self._runtime.monotonic()
             leases = [execution.lease for execution in executions]
-            self._store.renew(leases, beat[0], self._loop, partial(self._renewed, executions, beat))
+            renewed = partial(self._renewed, executions, beat)
+            self._store.renew(leases, beat[0], self._loop, renewed, self._beat_failed)
+
+    def _beat_failed(self, error: Exception) -> None:
+        self._engine.raised("heartbeat", error, None)
 
     def _renewed(
         self, executions: list[Execution[Any, Any]], beat: tuple[int, float], lost: list[str]
@@ -332,12 +439,13 @@ class Worker:
                 task.add_done_callback(self._tasks.discard)
 
     async def _interrupt(self, execution: Execution[Any, Any]) -> None:
-        if execution.interrupt is None and not execution.is_over:
+        if execution.is_ours:
             interrupt = await execution.why_lost()
             execution.stop(interrupt)
 
     def _abandon(self, error: StorageError) -> None:
         logger.critical("this worker stops: %s", error)
+        self._engine.raised("claim", error, None)
         self._heartbeat.stop()
         for execution in list(self._executions.values()):
             execution.stop(LeaseLost(str(error)))

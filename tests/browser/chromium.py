@@ -54,17 +54,24 @@ def find() -> Chromium:
 def packed() -> Chromium:
     """The one inside the npm package, unpacked with the few libraries and fonts that it needs."""
     folder = npm.installed() / ".chromium"
-    done = folder / ".unpacked"
+    done = folder / ".unpacked-with-fonts"
     with npm.locked("chromium"):
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             node.run(_PACKED, {"folder": str(folder)})
+            _find_fonts(folder / "fonts")
             done.touch()
     return Chromium(
         folder / "chromium",
         {"LD_LIBRARY_PATH": str(folder / "al2023/lib"), "FONTCONFIG_PATH": str(folder / "fonts")},
     )
+
+
+def _find_fonts(folder: Path) -> None:
+    """Without one font, Chromium ends at the first character that its own lack."""
+    listed = folder / "fonts.conf"
+    listed.write_text(listed.read_text().replace("<dir>/tmp/fonts<", f"<dir>{folder}<"))
 
 
 @asynccontextmanager

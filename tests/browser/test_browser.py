@@ -20,6 +20,11 @@ async def test_a_page_in_a_real_chromium(page):
     assert await page.text_content("#p") == "42"
 
 
+async def test_a_character_that_no_font_has_is_shown_all_the_same(page):
+    await page.set_content("<p>\N{CUNEIFORM SIGN A} … \N{BALLOT BOX WITH CHECK} 漢字</p>")
+    assert (await page.locator("p").bounding_box())["height"] > 0
+
+
 async def test_a_page_reaches_nothing_but_loopback(page):
     with pytest.raises(Exception, match="ERR_NAME_NOT_RESOLVED"):
         await page.goto("http://example.com/")

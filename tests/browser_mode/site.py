@@ -20,7 +20,11 @@ class Site:
         self.effects: list[str] = []
         """What jobs did, in the order in which it arrived."""
         self.requests: list[str] = []
-        self._server = _Server(("127.0.0.1", port), partial(_Handler, site=self, folders=folders))
+        self.folders = dict(folders)
+        """By the beginning of the address. Another one is a new release."""
+        self.caching = "no-cache"
+        """The ``Cache-Control`` of all files."""
+        self._server = _Server(("127.0.0.1", port), partial(_Handler, site=self))
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -67,8 +71,8 @@ class _Handler(SimpleHTTPRequestHandler):
         "": "application/octet-stream",
     }
 
-    def __init__(self, *args: object, site: Site, folders: Mapping[str, Path]) -> None:
-        self._site, self._folders = site, folders
+    def __init__(self, *args: object, site: Site) -> None:
+        self._site, self._folders = site, site.folders
         super().__init__(*args)
 
     def translate_path(self, path: str) -> str:
@@ -92,7 +96,8 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
 
     def end_headers(self) -> None:
-        self.send_header("cache-control", "no-cache")
+        self.send_header("cache-control", self._site.caching)
+        self.send_header("vary", "Origin")  # as many hosts do, `vite preview` among them
         super().end_headers()
 
     def log_message(self, *_: object) -> None:

@@ -1,2 +1,2 @@
-self.DURABLY = { bundle: "/durably/", pages: ["/", "/jobs.py"] };
+self.DURABLY = { bundle: "/durably/", pages: ["/", "/release.html", "/jobs.py"] };
 importScripts("/durably/service-worker.js");

@@ -39,12 +39,24 @@ def test_same_sources_same_wheel(tmp_path: Path):
 def test_the_manifest_tells_all_files(bundled: Path):
     manifest = json.loads((bundled / "manifest.json").read_text())
     files = {path.relative_to(bundled).as_posix() for path in bundled.rglob("*") if path.is_file()}
-    assert set(manifest["files"]) == files - {"manifest.json"}
+    assert set(manifest["files"]) == files - {"manifest.json", "service-worker.js"}
     for name, told in manifest["files"].items():
         data = (bundled / name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (told["size"], told["sha256"])
     assert set(manifest["wheels"]) == {name for name in files if name.endswith(".whl")}
     assert manifest["wheels"][-1].startswith("wheels/durably-")
+
+
+def test_the_service_worker_is_another_script_for_another_manifest(tmp_path: Path):
+    scripts: set[str] = set()
+    for wheels in ([], ["wheels/durably-9.9.9-py3-none-any.whl"]):
+        bundle.write_manifest(tmp_path, wheels)
+        bundle.write_service_worker(tmp_path)
+        script = (tmp_path / "service-worker.js").read_text()
+        assert hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest() in script
+        scripts.add(script)
+        (tmp_path / "service-worker.js").unlink()
+    assert len(scripts) == 2
 
 
 def test_a_file_that_is_another_is_refused(tmp_path: Path):

@@ -21,8 +21,13 @@ LINES = 2_000
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(EXAMPLE))
+def folder() -> Path:
+    return EXAMPLE
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "jobs", raising=False)
     yield import_module("jobs")
     sys.modules.pop("jobs", None)
@@ -93,6 +98,13 @@ async def test_the_same_file_runs_on_a_server(jobs: ModuleType, tmp_path: Path):
         await durably.jobs["forget-table"].trigger_and_wait({"table": run.id})
         page = await show.trigger_and_wait({"table": run.id})
         assert page.output.total == 0
+
+
+@pytest.mark.parametrize("folder", [VANILLA])
+async def test_words_are_counted(jobs: ModuleType, tmp_path: Path):
+    async with Durably(tmp_path / "jobs.db", jobs=[jobs.count_words]) as durably:
+        run = await durably.jobs["count-words"].trigger_and_wait("Steps: done.\n\nSteps stay.")
+        assert run.output == [("steps", 2), ("done", 1), ("stay", 1)]
 
 
 def test_the_types_are_those_of_the_jobs():

@@ -11,7 +11,7 @@ pytestmark = needs_boots
 
 async def test_a_page_without_a_network(profile: Profile, site: Site):
     page = await profile.open()
-    await page.evaluate("navigator.serviceWorker.register('/sw.js')")
+    await page.evaluate("navigator.serviceWorker.register('/sw.js', {updateViaCache: 'none'})")
     await page.evaluate("navigator.serviceWorker.ready.then(() => {})")
     await ready(page)
     run_id = await trigger(page, "slow", steps=10, seconds=0.1)

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests import forked
+
 APP = '''
 """A step ``hold`` waits for the file ``go``; each step appends its name to ``effects``."""
 import asyncio
@@ -72,6 +74,9 @@ async def loose(step: Step) -> int:
 '''
 
 
+DURABLY = (sys.executable, "-W", "error", "-m", "durably.cli")
+
+
 def wait_for(condition: Callable[[], Any], patience: float = 30.0) -> None:
     """Until it is so. The patience only keeps a broken test from hanging."""
     give_up = time.monotonic() + patience
@@ -95,18 +100,25 @@ class Process:
     """A command that is still going on; what it says goes to a file, to be looked at meanwhile."""
 
     def __init__(
-        self, words: tuple[str, ...], place: Path, number: int, environment: dict[str, str]
+        self,
+        program: tuple[str, ...],
+        words: tuple[str, ...],
+        place: Path,
+        number: int,
+        environment: dict[str, str],
     ) -> None:
         self._files = [place / f"{number}.{name}" for name in ("out", "err")]
         with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "durably.cli", *words],
-                cwd=place,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            )
+            streams = {"stdout": out.fileno(), "stderr": err.fileno()}
+            self.process = (
+                forked.start("durably.cli", *words, cwd=place, env={**os.environ, **environment},
+                             warn="error", **streams)
+                if program is DURABLY
+                else subprocess.Popen(
+                    [*program, *words], cwd=place, stdin=subprocess.DEVNULL, **streams,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                )
+            )  # fmt: skip
 
     def printed(self) -> str:
         return self._files[0].read_text()
@@ -130,7 +142,10 @@ class Place:
     started: list[Process] = field(default_factory=list)
 
     def start(self, *words: str, **environment: str) -> Process:
-        self.started.append(Process(words, self.path, len(self.started), environment))
+        return self.start_program(DURABLY, *words, **environment)
+
+    def start_program(self, program: tuple[str, ...], *words: str, **environment: str) -> Process:
+        self.started.append(Process(program, words, self.path, len(self.started), environment))
         return self.started[-1]
 
     def durably(self, *words: str, **environment: str) -> Result:

@@ -96,9 +96,9 @@ def test_json_and_the_way_back(
     ("here.db here.db", 2, "are the same file"),
     (":memory: new.db", 2, "a :memory: database belongs to its process"),
     ("here.db new.db --target-schema jobs", 2, "--schema is for PostgreSQL"),
-    ("empty.db new.db", 1, "empty.db has schema 0, this Durably needs 2: run 'durably migrate'"),
+    ("empty.db new.db", 1, "empty.db has schema 0, this Durably needs 3: run 'durably migrate'"),
     ("text.db new.db", 3, "text.db is not a usable SQLite database"),
-    ("here.db nowhere/new.db", 2, "the directory nowhere does not exist"),
+    ("here.db nowhere/new.db", 2, "nowhere does not exist"),
     ("postgresql://u:s3cret@127.0.0.1:1/x new.db", 1, "postgresql://u:***@127.0.0.1:1/x cannot be reached"),
 ])  # fmt: skip
 def test_what_cannot_be_copied_is_one_line(

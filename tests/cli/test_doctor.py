@@ -68,11 +68,14 @@ def test_a_healthy_database(database: Path, capsys: pytest.CaptureFixture[str]) 
     found = examine(database, capsys)
     assert wrong(found) == []
     assert list(found) == [
-        "sqlite", "permissions", "file system", "journal", "integrity", "schema", "leases",
-        "overdue", "abandoned", "poisoned", "clock",
+        "sqlite", "permissions", "file system", "companion", "journal", "integrity", "schema",
+        "leases", "overdue", "abandoned", "poisoned", "clock",
     ]  # fmt: skip
     assert main(["doctor", "--db", str(database)]) == 0
-    assert "ok    schema: schema 2" in capsys.readouterr().out
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert "ok    schema: schema 3" in lines
+    assert {line[:5] for line in lines} == {"ok   "}
+    assert last == "nothing is wrong"
 
 
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,6 +178,7 @@ async def test_runs_in_trouble(tmp_path: Path) -> None:
     old = now - 3_600_000
     for change, check, detail in (
         (f"due_at = {old}, updated_at = {old}", "overdue", "1 runs of job 'job' wait"),
+        (f"due_at = {old}, updated_at = {old}", "overdue", "no worker is alive"),
         ("due_at = 9007199254740991", "abandoned", f"run {run_id} waits behind"),
         (lapsed, "leases", "worker gone, which has not been heard of"),
         (f"status = 'pending', updated_at = {now + 3_600_000}", "clock", "in the future"),

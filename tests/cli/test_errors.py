@@ -40,7 +40,7 @@ def test_all_commands_are_there() -> None:
         f"runs {name}"
         for name in ["list", "show", "retry", "cancel", "delete", "retrigger", "purge"]
     ]
-    rest = ["logs", "steps", "jobs", "migrate", "doctor", "copy"]
+    rest = ["logs", "steps", "jobs", "migrate", "doctor", "copy", "completion"]
     assert list(commands(build_parser())) == [
         "demo",
         "run",
@@ -72,6 +72,11 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         ("runs", "the following arguments are required: COMMAND (see 'durably runs --help')"),
         ("runs list --status odd", "invalid choice: 'odd'"),
         ("runs list --limit 0", "'0' is no number above 0"),
+        ("runs list --limit 99999999999999999999", "is no number above 0"),
+        ("runs list --cursor zzz --db here.db", "cursor must be the .cursor of a run, not 'zzz'"),
+        ("runs purge --older-than nan", "'nan' is no duration"),
+        ("runs purge --older-than 1e30", "'1e30' is no duration"),
+        ("migrate --sql --after 1.5", "'1.5' is not a whole number of 0 or more"),
         ("runs list --limit 1001 --db here.db", "limit must be 1 to 1000, not 1001"),
         ("runs list --label odd", "'odd' is no label; write NAME=VALUE"),
         ("runs purge", "the following arguments are required: --older-than"),
@@ -88,7 +93,7 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         ("runs retrigger some-run", "pass --app MODULE:DURABLY, which knows the job, or --url"),
         ("worker app:durably -c 0", "'0' is no number above 0"),
         ("worker app", "'app' is not MODULE:NAME, as 'app:durably'"),
-        ("migrate --db nowhere/jobs.db", "the directory nowhere does not exist"),
+        ("migrate --db nowhere/jobs.db", "nowhere does not exist"),
         ("run no_such_module:job {}", "No module named 'no_such_module'"),
     ],
 )
@@ -118,8 +123,12 @@ def test_bad_arguments_are_one_line_and_exit_2(
         (["worker", "app:work"], "app:work is no Durably instance, but a JobHandle"),
         (["run", "broken:job"], "module 'broken' cannot be imported: ZeroDivisionError"),
         (["run", "leaves:job"], "module 'leaves' cannot be imported: SystemExit: 4"),
-        (["run", "app:work"], "job 'work' takes an input; give it as JSON"),
+        (
+            ["run", "app:work"],
+            "job 'work' needs an input for its parameter 'wanted'; give it as JSON",
+        ),
         (["run", "app:work", "{"], "the input is not JSON"),
+        (["run", "app:work", ""], "the input is not JSON"),
         (["run", "app:work", '{"steps": 7}'], "at $.steps"),
         (["run", "app:nothing", "7"], "the input does not fit job 'nothing'"),
         (["run", "app:loose", "--key", ""], "idempotency_key"),
@@ -138,7 +147,7 @@ def test_what_is_named_wrongly_is_named(place: Place, words: list[str], says: st
 @pytest.mark.parametrize(
     ("file", "says"),
     [
-        (b"", "has schema 0, this Durably needs 2: run 'durably migrate'"),
+        (b"", "has schema 0, this Durably needs 3: run 'durably migrate --db jobs.db'"),
         (b"this is no database at all, but longer than its head" * 20, "is not a usable SQLite"),
         (None, "there is no database jobs.db; pass --db PATH, set DURABLY_DB"),
     ],

@@ -23,7 +23,7 @@ from .conftest import Place, wait_for
 
 HEALTHY = [
     "server", "pooler", "listen", "rights", "schema", "machine clock", "timeouts", "commits",
-    "connections", "tables", "leases", "overdue", "abandoned", "poisoned", "clock",
+    "connections", "sequence", "tables", "leases", "overdue", "abandoned", "poisoned", "clock",
 ]  # fmt: skip
 
 
@@ -113,14 +113,15 @@ def test_an_application_says_where_its_tables_are(place: Place, url: str) -> Non
     assert place.durably("runs", "show", run["id"], "--db", url, "--schema", "jobs").code == 0
     missing = place.durably("runs", "list", "--db", url)
     assert missing.code == 3
-    assert "run 'durably migrate'" in missing.err
+    without = f"postgresql://postgres@{url.rpartition('@')[2]}"
+    assert f"run 'durably migrate --db {without}'" in missing.err
 
 
 def test_migrate_and_its_script_make_the_same_tables(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["migrate", "--db", url, "--schema", "one"]) == 0
-    assert capsys.readouterr().out == f"{url.replace('s3cret', '***')} has schema 2\n"
+    assert capsys.readouterr().out == f"{url.replace('s3cret', '***')} has schema 3\n"
     for words in (["--schema", "two"], ["--db", url, "--schema", "three"]):
         assert main(["migrate", "--sql", *words]) == 0
         execute(url, capsys.readouterr().out)
@@ -157,6 +158,18 @@ def test_a_healthy_server(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert {f["check"] for f in found.values() if f["status"] != "ok"} <= {"commits", "connections"}
 
 
+def test_a_sequence_that_stayed_behind_is_found(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["migrate", "--db", url])
+    line = "insert into durably_journal (position, run_id, seq, at, type, attempt) values (9, 'r', 1, 1, 'x', 1)"
+    asyncio.run(postgres.execute(url, line))
+    found = examine(url, capsys)["sequence"]
+    assert found["status"] == "wrong"
+    asyncio.run(postgres.execute(url, found["remedy"]))
+    assert examine(url, capsys)["sequence"]["status"] == "ok"
+
+
 def test_no_server_no_database_no_tables(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     parts = urlsplit(url)
     for wrong in (
@@ -172,7 +185,7 @@ def test_no_server_no_database_no_tables(url: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(("change", "check", "says"), [
-    ("delete from durably_version where version > 1", "schema", "schema 1, this Durably needs 2"),
+    ("delete from durably_version where version > 1", "schema", "schema 1, this Durably needs 3"),
     ("insert into durably_version values (99)", "schema", "schema 99"),
     ("alter table durably_journal set (autovacuum_enabled = false)", "tables", "durably_journal"),
     ("alter role postgres in database {name} set default_transaction_read_only = on", "server", "can only be read"),

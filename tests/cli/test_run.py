@@ -118,3 +118,14 @@ def test_progress_is_shown_on_a_terminal_only(place: Place, rich: bool) -> None:
     assert b"work" in drawn
     assert (b"[###" in drawn) is not rich
     os.close(parent)
+
+
+def test_an_input_that_is_not_given_is_the_default(place: Place) -> None:
+    (place.path / "defaults.py").write_text(
+        "from durably import Step, job\n\n"
+        "@job('by-default')\n"
+        "async def by_default(step: Step, n: int = 5) -> int:\n"
+        "    return n\n"
+    )
+    assert place.durably("run", "defaults:by_default").json == 5
+    assert place.durably("run", "defaults:by_default", "6").json == 6

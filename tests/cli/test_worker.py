@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
+
 from durably import Durably
 
 from .conftest import Place, wait_for
@@ -40,13 +42,37 @@ async def test_sigterm_drains(place: Place) -> None:
     assert show(place, run_id)["output"] == {"count": 3}
 
 
-async def test_after_the_grace_runs_are_handed_back(place: Place) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
+async def test_after_the_grace_runs_are_handed_back(place: Place, name: str) -> None:
     run_id = await trigger(place)
     worker = place.start("worker", "app:durably", "--grace", "0")
     wait_for(lambda: "hold" in place.effects())
-    worker.send(signal.SIGINT)
+    worker.send(getattr(signal, name))
     assert worker.end().code == 0
     assert show(place, run_id)["status"] == "pending"
+
+
+async def test_a_worker_under_nohup_outlives_its_terminal(
+    place: Place,
+) -> None:
+    run_id = await trigger(place)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as children inherit it
+    worker = place.start("worker", "app:durably", "--until-idle")
+    signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: "hold" in place.effects())
+    worker.send(signal.SIGHUP)
+    place.go()
+    assert worker.end().code == 0
+    assert show(place, run_id)["status"] == "completed"
+
+
+async def test_a_worker_leaves_after_as_many_runs_as_were_said(place: Place) -> None:
+    first, second = await trigger(place), await trigger(place)
+    place.go()
+    worker = ("worker", "app:durably", "--max-runs", "1")
+    assert place.durably(*worker, "--until-idle").code == 0
+    assert [show(place, run)["status"] for run in (first, second)] == ["completed", "pending"]
+    assert place.durably(*worker).code == 2
 
 
 async def test_a_second_signal_hands_back_at_once(place: Place) -> None:
@@ -105,3 +131,12 @@ def test_a_worker_without_jobs_is_refused(place: Place) -> None:
     assert refused.err == (
         "durably: error: app:jobless has no jobs; import the modules that register them\n"
     )
+
+
+async def test_until_idle_exits_with_1_if_a_run_failed(place: Place) -> None:
+    await trigger(place, {"steps": ["one"], "fails_without": "mended"})
+    await trigger(place, {"steps": ["two"]})
+    worked = place.durably("worker", "app:durably", "--until-idle")
+    assert worked.code == 1
+    assert worked.err.splitlines()[-1] == "durably: error: 1 of the runs failed"
+    assert place.durably("worker", "app:durably", "--until-idle").code == 0

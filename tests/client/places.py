@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
+from tests import forked
 from tests.ports import free_port
 
 APP = '''
@@ -50,6 +49,11 @@ async def work(step: Step, wanted: Wanted) -> Done:
     return Done(count=wanted.steps)
 
 
+@job("by-default")
+async def by_default(step: Step, n: int | None = 5) -> int | None:
+    return n
+
+
 @job("hold")
 async def hold(step: Step) -> int:
     while not Path("go").exists():
@@ -58,7 +62,7 @@ async def hold(step: Step) -> int:
 
 
 durably = Durably(
-    "jobs.db", jobs=[work, hold], polling_interval=0.1, heartbeat_interval=0.2, stale_threshold=1
+    "jobs.db", jobs=[work, hold, by_default], polling_interval=0.1, heartbeat_interval=0.2, stale_threshold=1
 )
 durably.use(with_log_persistence())
 '''
@@ -71,29 +75,15 @@ class Server:
         self.place = place
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api/durably"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: forked.Forked | None = None
         (place / "app.py").write_text(APP)
 
     def start(self, *words: str) -> None:
         with (self.place / "said").open("ab") as said:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-W",
-                    "error",
-                    "-m",
-                    "durably.cli",
-                    "serve",
-                    "app:durably",
-                    "--port",
-                    str(self.port),
-                    *words,
-                ],
-                cwd=self.place,
-                stdout=said,
-                stderr=said,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+            self.process = forked.start(
+                "durably.cli", "serve", "app:durably", "--port", str(self.port), *words, cwd=self.place,
+                stdout=said.fileno(), stderr=said.fileno(), warn="error",
+            )  # fmt: skip
 
     def await_up(self) -> None:
         give_up = time.monotonic() + 60
@@ -114,7 +104,7 @@ class Server:
     def stop(self) -> None:
         """As a deploy does it: streams are ended, not broken."""
         assert self.process is not None
-        self.process.terminate()
+        self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0, self.said()
         self.process = None
 

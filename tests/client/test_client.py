@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from durably import Durably, Step, Trigger, events, job
+from durably import Durably, Progress, Step, Trigger, events, job
 from durably.client import DurablyClient, JobInfo, RequestRefusedError, SyncDurablyClient
 from durably.errors import (
     ClosedError,
@@ -37,7 +38,7 @@ async def test_a_job_gives_types(client: DurablyClient, app: Any) -> None:
     assert (run.status, run.disposition, run.labels) == ("pending", "created", {"org": "one"})
     done = await client.wait(run)
     assert done.output == app.Done(count=2)
-    assert (done.status, done.attempt, done.is_final) == ("completed", 1, True)
+    assert (done.status, done.attempt, done.is_final, done.steps_done) == ("completed", 1, True, 2)
     assert done.progress is not None
     assert (done.progress.current, done.progress.message) == (2, "working")
     assert await client.get_run(run.id, job=app.work) == done
@@ -91,6 +92,23 @@ async def test_what_is_read_is_what_the_database_holds(
         assert here.concurrency_key is None, "keys stay on the server"
     finally:
         await local.stop()
+
+
+async def test_what_waits_with_a_concurrency_key_is_found(client: DurablyClient, app: Any) -> None:
+    options: Any = {"concurrency_key": "coalesced", "coalesce": "skip"}
+    held = await client.trigger(app.work, app.Wanted(steps=100, pause=0.02), **options)
+    async for event in client.subscribe(held.id):
+        if isinstance(event, events.RunStart):
+            assert event.input["steps"] == 100
+            break
+    first = await client.trigger(app.work, app.Wanted(steps=1), **options)
+    again = await client.trigger("work", {"steps": 2}, **options)
+    assert (first.disposition, again.disposition) == ("created", "coalesced")
+    assert again.id == first.id
+    with pytest.raises(InvalidInputError, match="concurrency_key"):
+        await client.trigger("work", coalesce="skip")
+    await client.cancel(held.id)
+    await client.wait(first, 60)
 
 
 async def test_an_idempotency_key_finds_its_run(client: DurablyClient, app: Any) -> None:
@@ -239,7 +257,7 @@ async def test_more_runs_than_a_page_holds(client: DurablyClient, shared: Server
 
 async def test_jobs(client: DurablyClient) -> None:
     jobs = {job.name: job for job in await client.get_jobs()}
-    assert sorted(jobs) == ["hold", "work"]
+    assert sorted(jobs) == ["by-default", "hold", "work"]
     assert isinstance(jobs["work"], JobInfo)
     assert sorted(jobs["work"].input_schema["properties"]) == ["fails_without", "pause", "steps"]
     assert jobs["hold"].output_schema == {"type": "integer"}
@@ -352,3 +370,65 @@ async def test_what_the_server_refuses_otherwise(shared: Server) -> None:
             await client.get_jobs()
     assert (refused.value.status, refused.value.code) == (403, "not_local")
     assert refused.value.url == f"{shared.url}/jobs"
+
+
+async def test_an_input_that_is_not_given_is_the_default(
+    client: DurablyClient, shared: Server, app: Any
+) -> None:
+    run = await client.trigger(app.by_default)
+    assert run.input == 5
+    assert (await client.trigger("by-default")).input == 5
+    assert (await client.trigger("by-default", None)).input is None
+    assert (await client.trigger("by-default", 6)).input == 6
+
+
+async def test_what_is_given_is_checked_before_anything_is_sent() -> None:
+    url = "http://127.0.0.1:9/api/durably"
+    for options in (
+        {"timeout": "x"},
+        {"timeout": 0},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"retries": True},
+    ):
+        with pytest.raises(ConfigurationError, match=f"{next(iter(options))} must be"):
+            DurablyClient(url, **options)
+    async with DurablyClient(url, retries=0) as client:
+        calls: list[tuple[str, Callable[[], Any]]] = [
+            ("timeout", lambda: client.wait("a", timeout=float("nan"))),
+            ("timeout", lambda: client.wait("a", "soon")),
+            ("run_id", lambda: client.wait(5)),
+            ("run_id", lambda: client.get_run(5)),
+            ("run_id", lambda: client.get_steps(None)),
+            ("run_id", lambda: client.cancel(5)),
+            ("after", lambda: client.get_logs("a", after=-1)),
+            ("limit", lambda: client.get_logs("a", limit="ten")),
+            ("limit", lambda: client.get_runs(limit=1.5)),
+            ("offset", lambda: client.get_runs(offset=-1)),
+            ("cursor", lambda: client.get_runs(cursor="zzz")),
+            ("status", lambda: client.get_runs(status="fail")),
+            ("after", lambda: anext(client.subscribe("a", "x"))),
+            ("run_id", lambda: anext(client.subscribe(5))),
+        ]
+        for name, call in calls:
+            with pytest.raises(ConfigurationError, match=f"{name} must be"):
+                await call()
+
+
+async def test_progress_and_log_lines_are_told_while_waiting(
+    client: DurablyClient, app: Any
+) -> None:
+    progress: list[Progress] = []
+    lines: list[str] = []
+    done = await client.trigger_and_wait(
+        app.work,
+        app.Wanted(steps=3, pause=0.05),
+        idempotency_key="told",
+        on_progress=progress.append,
+        on_log=lambda event: lines.append(event.message),
+    )
+    assert (done.output, done.disposition) == (app.Done(count=3), "created")
+    assert progress[-1] == Progress(3, 3, "working")
+    assert set(lines) <= {"did a step"}
+    again = await client.trigger_and_wait(app.work, app.Wanted(steps=3), idempotency_key="told")
+    assert again.disposition == "idempotent"

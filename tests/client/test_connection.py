@@ -6,7 +6,7 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -19,7 +19,8 @@ from durably.client import (
     ServerUnavailableError,
 )
 from durably.client.connection import LONGEST_PAUSE, LONGEST_WISH, Backoff
-from durably.errors import ConfigurationError, DurablyError, RunCancelledError
+from durably.errors import ConfigurationError, DurablyError, RunCancelledError, WaitTimeoutError
+from durably.http.wire import run_from_wire
 from durably.runtime import Runtime
 from tests.ports import free_port
 
@@ -162,6 +163,86 @@ async def test_events_of_a_later_version_are_passed_over() -> None:
         assert [event.type async for event in client.subscribe("r")] == ["run:cancel"]
 
 
+@pytest.mark.usefixtures("impatient")
+async def test_what_only_a_later_version_sends_is_passed_over_by_both_kinds_of_streams() -> None:
+    common = {"runId": "r", "jobName": "j", "labels": {}, "timestamp": AT, "sequence": None}
+    known = {"type": "run:cancel", **common, "sequence": 7, "reason": {"later": True}}
+    frames = [
+        'event: notice\ndata: {"type": "run:cancel"}\n\n',
+        f"event: notice\ndata: {json.dumps(known)}\n\n",
+        "event: notice\ndata: not JSON\n\n",
+        'data: {"type": "server:notice", "text": "back at noon"}\n\n',
+        f"data: {json.dumps({**common, 'type': 'step:wait'})}\n\n",
+        "weather: fine\nid: 7\n: so it is\n\n",
+        f"data: {json.dumps(known)}\n\n",
+    ]
+    stream = answer("200 OK", "".join(frames), kind="text/event-stream")
+    async with against(stream) as (client, _):
+        assert [event.type async for event in client.subscribe("r")] == ["run:cancel"]
+    async with against(stream) as (client, _), aclosing(client.subscribe_runs()) as events:
+        told = [(await anext(events)).type for _ in range(3)]
+    assert told == ["runs:resync", "step:wait", "run:cancel"]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_server_that_is_gone_is_not_asked_again_when_the_time_is_over() -> None:
+    asked: list[str] = []
+
+    class Gone(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            asked.append(request.url.path)
+            raise httpx2.ConnectError("refused")
+
+    async with DurablyClient("http://gone/api", retries=10**6, transport=Gone()) as client:
+        run = run_from_wire(json.loads(of_run("running").partition(b"\r\n\r\n")[2]))
+        with pytest.raises(WaitTimeoutError):
+            await client.wait(run, timeout=0.1)
+        assert set(asked) == {"/api/subscribe"}
+
+
+async def test_lists_of_a_run_are_asked_for_page_by_page() -> None:
+    step = {
+        "id": "r:0",
+        "runId": "r",
+        "output": None,
+        "error": None,
+        "startedAt": AT,
+        "completedAt": AT,
+    }
+    first = [{**step, "name": "b", "index": 1, "status": "failed", "error": "no"},
+             {**step, "name": "a", "index": 0, "status": "completed"}]  # fmt: skip
+    second = [{**step, "name": "b", "index": 1, "status": "completed"}]
+    pages = (
+        answer("200 OK", json.dumps(first), "durably-next-cursor: 41"),
+        answer("200 OK", json.dumps(second)),
+    )
+    async with against(*pages) as (client, canned):
+        steps = await client.get_steps("r")
+        assert [(step.name, step.status) for step in steps] == [
+            ("a", "completed"),
+            ("b", "completed"),
+        ]
+        assert b"after=41" in canned.requests[1]
+    line = {
+        "id": "r:3",
+        "runId": "r",
+        "stepName": None,
+        "level": "info",
+        "message": "m",
+        "data": None,
+    }
+    pages = tuple(
+        answer("200 OK", json.dumps([{**line, "timestamp": AT}] * 2), f"durably-next-cursor: {n}")
+        for n in (5, 9)
+    )
+    async with against(*pages) as (client, canned):
+        assert len(await client.get_logs("r", after=1, limit=4)) == 4
+        assert [
+            b"after=1&limit=4" in canned.requests[0],
+            b"after=5&limit=2" in canned.requests[1],
+        ] == [True] * 2
+
+
 def of_run(status: str) -> bytes:
     """An answer to GET /run."""
     times = dict.fromkeys(("startedAt", "completedAt", "createdAt", "updatedAt"), AT)
@@ -261,11 +342,15 @@ async def test_secrets_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
         ({"url": "http://"}, "is no URL of a server"),
         ({"url": "http://me:hunter2@here:port"}, "the server's URL is none: Invalid port: 'port'"),
         ({"url": 7}, "the server's URL is none"),
+        ({"url": "http://127.0.0.1:99999/x"}, "is no URL of a server"),
+        ({"url": "http://127.0.0.1:0/x"}, "is no URL of a server"),
+        ({"url": "http://bad host/"}, "is no URL of a server"),
+        ({"url": "http://a,b/"}, "is no URL of a server"),
         ({"url": "http://here/?a=b"}, "no query"),
         ({"timeout": 0}, "timeout must be more than 0"),
         ({"timeout": "soon"}, "timeout must be seconds"),
         ({"headers": {"x": "\u2028"}}, "headers= holds what no header can"),
-        ({"headers": {"x": 7}}, "headers= holds what no header can"),
+        ({"headers": {"x": 7}}, "headers= holds what no header can, as 'x'"),
     ],
 )
 def test_options_that_cannot_work(options: Any, says: str) -> None:
@@ -274,10 +359,18 @@ def test_options_that_cannot_work(options: Any, says: str) -> None:
 
 
 async def test_a_header_that_cannot_be_sent() -> None:
-    async with against(JOBS, headers={"x-mine": "two\r\nlines"}) as (client, canned):
-        with pytest.raises(ConfigurationError):
+    async with against(JOBS, headers={"x-mine": "two\r\nsecrets"}) as (client, canned):
+        with pytest.raises(ConfigurationError) as caught:
             await client.get_jobs()
         assert canned.requests == []
+    assert "header" in str(caught.value)
+    assert "secrets" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["::1", "fe80::1%25eth0", "größe.example", "a-b_c.example"])
+def test_hosts_of_any_kind(host: str) -> None:
+    bracketed = f"[{host}]" if ":" in host else host
+    assert "DurablyClient" in repr(DurablyClient(f"http://{bracketed}:8000/api"))
 
 
 async def test_a_transport_of_your_own() -> None:

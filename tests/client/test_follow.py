@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,27 +88,71 @@ def test_on_a_terminal_there_is_a_bar(shared: Server, rich: bool, tmp_path: Path
     assert "%" in text
 
 
-def test_in_a_notebook_it_is_under_the_cell(shared: Server) -> None:
-    """A real kernel, asked as a notebook asks it."""
+Cell = Callable[[str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def cell() -> Iterator[Cell]:
+    """Runs a cell in a real kernel, as a notebook does; the messages that it publishes."""
     manager_of = pytest.importorskip("jupyter_client.manager")
     pytest.importorskip("ipykernel")
     manager, kernel = manager_of.start_new_kernel()
-    try:
-        kernel.execute_interactive("first_cell = 1", timeout=60)
+
+    def execute(code: str) -> list[dict[str, Any]]:
         said: list[dict[str, Any]] = []
-        code = SCRIPT.format(url=shared.url)
         kernel.execute_interactive(code, timeout=60, output_hook=said.append)
-        shown = [m["content"] for m in said if m["msg_type"] == "display_data"]
-        updates = [m["content"] for m in said if m["msg_type"] == "update_display_data"]
-        printed = [m["content"]["text"] for m in said if m["msg_type"] == "stream"]
-        assert "".join(printed).splitlines()[-1] == "{'count': 20}", json.dumps(printed)
-        assert len(shown) == 1
-        assert updates, "nothing moved"
-        assert {u["transient"]["display_id"] for u in updates} == {
-            shown[0]["transient"]["display_id"]
-        }
-        assert updates[-1]["data"]["text/plain"].startswith("work ")
-        assert "<progress max=" in updates[-1]["data"]["text/html"]
+        return said
+
+    try:
+        yield execute
     finally:
         kernel.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+def contents(said: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [message["content"] for message in said if message["msg_type"] == kind]
+
+
+def test_in_a_notebook_it_is_under_the_cell(shared: Server, cell: Cell) -> None:
+    cell("first_cell = 1")
+    said = cell(SCRIPT.format(url=shared.url))
+    shown, updates = contents(said, "display_data"), contents(said, "update_display_data")
+    printed = "".join(content["text"] for content in contents(said, "stream"))
+    assert printed.splitlines()[-1] == "{'count': 20}", json.dumps(printed)
+    check_bar(shown, updates, "work ")
+
+
+def check_bar(shown: list[Any], updates: list[Any], title: str) -> None:
+    assert len(shown) == 1
+    assert updates, "nothing moved"
+    assert {u["transient"]["display_id"] for u in updates} == {shown[0]["transient"]["display_id"]}
+    assert updates[-1]["data"]["text/plain"].startswith(title)
+    assert "<progress max=" in updates[-1]["data"]["text/html"]
+
+
+DEFINES = """
+@durably.job("halves")
+async def halves(step: Step, number: int) -> int:
+    for i in range(5):
+        await step.run(f"step-{{i}}", asyncio.sleep, 0.06)
+        step.progress(i + 1, 5)
+    return number // {by}
+"""
+
+
+def test_a_notebook_runs_jobs_of_its_own(cell: Cell, tmp_path: Path) -> None:
+    said = cell(
+        f"import asyncio\nfrom durably import Durably, Step\n"
+        f"durably = Durably({str(tmp_path / 'cell.db')!r})\nawait durably.init()\n"
+        + DEFINES.format(by=2)
+    )
+    assert contents(said, "error") == []
+    said = cell(DEFINES.format(by=3))
+    assert contents(said, "error") == [], "the cell may be run again"
+    said = cell("done = await durably.follow(await halves.trigger(9))\ndone")
+    check_bar(contents(said, "display_data"), contents(said, "update_display_data"), "halves ")
+    (result,) = contents(said, "execute_result")
+    assert result["data"]["text/plain"].startswith("CompletedRun(id=")
+    assert "<td style='text-align: left'>3</td>" in result["data"]["text/html"]
+    cell("await durably.stop()")

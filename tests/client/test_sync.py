@@ -48,7 +48,7 @@ def test_a_run_from_its_trigger_to_its_deletion(client: SyncDurablyClient, app: 
     assert [found.id for found in client.get_runs(labels={"by": "sync"})] == [run.id]
     assert [found.id for found in client.iter_runs(labels={"by": "sync"})] == [run.id]
     assert len(client.get_steps(run.id)) == len(client.get_logs(run.id)) == 3
-    assert [job.name for job in client.get_jobs()] == ["work", "hold"]
+    assert [job.name for job in client.get_jobs()] == ["work", "hold", "by-default"]
     again = client.retrigger(run.id)
     assert client.wait(again.id).output == {"count": 3}
     client.delete_run(run.id)

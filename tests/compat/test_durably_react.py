@@ -150,6 +150,45 @@ async def test_a_list_is_live(view: View, server: Server):
     await view.names("b")
 
 
+HOLD_AN_ANSWER = """
+const fetch = window.fetch;
+window.fetch = async (...request) => {
+  const response = await fetch(...request);
+  if (!window.holding) return response;
+  window.holding = false;
+  await new Promise((go) => { window.letGo = go; });
+  const json = response.json.bind(response);
+  response.json = async () => { const rows = await json(); window.taken = rows; return rows; };
+  return response;
+};
+window.EventSource = class extends EventSource {
+  constructor(url) {
+    super(url);
+    this.addEventListener("message", ({ data }) => {
+      if (JSON.parse(data).progress?.current === 2) window.letGo();
+    });
+  }
+};
+"""
+
+
+async def test_an_answer_that_is_older_than_an_event_does_not_stay(view: View, server: Server):
+    """The client takes answers in the order in which they come, whatever it was told meanwhile."""
+    await view.page.add_init_script(HOLD_AN_ANSWER)
+    await view.open(server, "list", job="import")
+    await view.shows(page="0 last fine")
+    run = server.trigger("import", "a", rows=3, hold=[0, 2])
+    await view.cell(run, "status", "leased")
+    await view.page.evaluate("window.holding = true")
+    await view.click("#refresh")
+    await view.page.wait_for_function("!!window.letGo")
+    server.open_gate("a", 0)
+    rows = await (await view.page.wait_for_function("window.taken")).json_value()
+    assert rows[0]["progress"] is None
+    await view.cell(run, "progress", '{"current":2,"total":3,"message":"row 2"}')
+    await view.cell(run, "steps", "2")
+
+
 async def test_a_finished_stream_is_told_to_rest(server: Server):
     """The client keeps its stream open for good, so the browser comes back after ``retry`` milliseconds:
     seldom, and never to an answer that would show as an error beside the output."""

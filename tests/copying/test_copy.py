@@ -23,7 +23,7 @@ from durably.copying import sides, sqlite
 from durably.copying.sides import CopyError
 from durably.copying.tables import JOURNAL, RUNS, Sum
 from durably.errors import SchemaError
-from durably.state import FINAL, PARKED
+from durably.state import FINAL, NEVER
 from tests import postgres
 from tests.tier import by_tier
 
@@ -99,7 +99,9 @@ async def fill(at: Home) -> list[str]:
                       f" started_at = 5000, lease_owner = 'gone', lease_token = 'right' where id = '{first}'")  # fmt: skip
     await execute(at, "insert into durably_journal (run_id, seq, at, type, attempt, started_at)"
                       f" values ('{first}', 2, 5000, 'run:start', 1, 5000)")  # fmt: skip
-    await execute(at, f"update durably_runs set due_at = {PARKED} where id = '{second}'")
+    await execute(
+        at, f"update durably_runs set due_at = {NEVER}, key_slot = -1 where id = '{second}'"
+    )
     await execute(at, f"update durably_runs set status = 'waiting' where id = '{waiting[2].id}'")
     return [run.id for run in (*done, *waiting, gone)]
 
@@ -223,16 +225,18 @@ def databases(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
         due_at = (
             None
             if status in FINAL
-            else draw(st.just(PARKED) | times)
+            else draw(st.just(NEVER) | times)
             if status != "running"
             else draw(st.integers(0, 10**12))
         )
         key = draw(maybe) if status != "running" else f"{n}"
+        slot = draw(st.sampled_from([None, -1])) if status != "running" else 0
+        held = draw(st.none() | times) if status != "running" else None
         owner, token = draw(maybe), draw(maybe)
         runs.append((f"run-{n}", draw(texts), status.value, draw(values), draw(st.none() | values), draw(st.none() | values),
                      "{}", draw(st.none() | values), f"{n}" if draw(st.booleans()) else None, key, due_at, owner, token,
                      draw(times), draw(times), draw(times), draw(st.none() | times), draw(st.none() | times), draw(times),
-                     draw(st.just("") | texts)))  # fmt: skip
+                     draw(st.just("") | texts), slot, held))  # fmt: skip
         seen = draw(st.lists(st.tuples(times, texts, values), max_size=4))
         lines += [
             (f"run-{n}", seq + 1, at, "log:write", step, None, 1, at, data)
@@ -372,7 +376,7 @@ async def test_another_schema_is_refused_before_a_target_is_made(
     await fill(source)
     await execute(source, "delete from durably_version where version > 1")
     with pytest.raises(
-        CopyError, match="has schema 1, this Durably needs 2: run 'durably migrate'"
+        CopyError, match="has schema 1, this Durably needs 3: run 'durably migrate'"
     ):
         await copy(source, target)
     assert target.is_server or not target.path.exists()

@@ -1,4 +1,4 @@
-"""The process under attack. It loads everything, waits for its orders on stdin, and goes."""
+"""The process under attack: forked with everything loaded, it waits for its orders on stdin, and goes."""
 
 from __future__ import annotations
 

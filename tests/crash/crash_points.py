@@ -150,6 +150,7 @@ class Enumeration:
             self.case({"at": at, "what": kinds[at % 3], "times": 2}, reader=True)
             for at in range(1, len(reads) + 1)
         ]
+        cases = cases[:: self.stride]
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(self.play, (cases[::2], cases[1::2])))
         for case in cases:
@@ -188,7 +189,7 @@ class Enumeration:
 POINTS = {
     "K1": r"before (enqueue|append_first|commit:append_first)",
     "K2": r"after commit:append_first",
-    "K3": r"before (due|claim|park|busy)",
+    "K3": r"before (due|claim|park|key_holders|evict)",
     "K4": r"after commit:(append|park|due)",
     "K5": r"before-step",
     "K6": r"in-(sync-)?body",

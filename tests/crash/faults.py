@@ -15,7 +15,7 @@ from typing import Any
 
 from durably.runtime import Runtime
 from durably.store import sqlite
-from durably.store.base import Lease, Store
+from durably.store.base import DecidedSteps, Lease, Store
 from durably.store.sqlite import SQLiteStore
 from tests.planting import rewrite
 
@@ -146,10 +146,10 @@ def _no_renewal(store: Store) -> None:
 def _forgets_checkpoints(store: Store) -> None:
     """A resumed run starts from nothing."""
 
-    async def checkpoints(run_id: str) -> dict[str, Any]:
-        return {}
+    async def decided_steps(run_id: str) -> DecidedSteps:
+        return DecidedSteps({}, {})
 
-    store.checkpoints = checkpoints  # type: ignore[method-assign]
+    store.decided_steps = decided_steps  # type: ignore[method-assign]
 
 
 def _replays_blindly(store: Store) -> None:
@@ -181,7 +181,7 @@ def _commits_late(store: Store) -> None:
 
     background: set[Any] = set()
 
-    async def record(lease: Lease, entry: Any) -> int:
+    async def record(lease: Lease, entry: Any, *, again: bool = False) -> int:
         import asyncio
 
         task = asyncio.create_task(later(lease, entry))

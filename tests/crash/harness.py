@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests import forked
+
 ROOT = Path(__file__).resolve().parents[2]
 HANG = 60.0  # seconds after which a harness gives up on something that must happen
 FORBIDDEN = (
@@ -40,10 +42,6 @@ FORBIDDEN = (
 )
 
 
-def _path() -> str:
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
 class Hang(Exception):
     """Something that must happen did not."""
 
@@ -53,15 +51,16 @@ class Child:
 
     def __init__(self) -> None:
         self._log = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.child"],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": _path(), "PYTHONWARNINGS": "default"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
+        stdin, to_child = os.pipe()
+        from_child, stdout = os.pipe()
+        try:
+            self.process = forked.start(
+                "tests.crash.child", cwd=ROOT, stdin=stdin, stdout=stdout, stderr=self._log.fileno(), warn="default"
+            )  # fmt: skip
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+        self._orders, self._answers = open(to_child, "w"), open(from_child)
 
     @property
     def pid(self) -> int:
@@ -74,19 +73,16 @@ class Child:
 
     def ready(self) -> None:
         """Wait until it is loaded."""
-        assert self.process.stdout is not None
-        if self.process.stdout.readline() != "warm\n":
+        if self._answers.readline() != "warm\n":
             raise Hang(f"the child did not start:\n{self.output()}")
 
     def tell(self, config: dict[str, Any]) -> None:
         """Give it its orders."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(config) + "\n")
-        self.process.stdin.flush()
+        self._orders.write(json.dumps(config) + "\n")
+        self._orders.flush()
 
     def send(self, number: signal.Signals) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        self.process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -111,10 +107,8 @@ class Child:
         """Whatever state it is in: end it."""
         self.send(signal.SIGCONT)
         self.kill()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-        self._log.close()
+        for stream in (self._orders, self._answers, self._log):
+            stream.close()
 
 
 class Nursery:

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -121,10 +122,10 @@ def make_jobs(effects: Effects, folder: Path) -> list[Job[Any, Any]]:
         for i in range(bodies.steps):
             bodies.die(i, "before")
             body = bodies.in_thread if bodies.uses_threads and i % 2 else bodies.in_loop
-            try:
-                value = await step.run(str(i), body, i, retries=retries if i != 3 else 0)
-            except OSError:  # the step has failed for good, and the job goes on
-                value = await step.run(str(i), body, i)
+            value = None
+            while value is None:  # the failure of an earlier process is seen again, and then ours
+                with suppress(OSError):
+                    value = await step.run(str(i), body, i, retries=retries if i != 3 else 0)
             bodies.got(i, value)
         return bodies.end()
 

@@ -16,6 +16,7 @@ STRIDES = {
     "flaky": 4,
 }  # much like others
 QUICK = by_tier(quick=6, ci=1, soak=1)
+FAILURES = by_tier(quick=4, ci=1, soak=1)
 
 
 @pytest.mark.parametrize("scenario", [name for name in PROGRAMS if name not in WITHOUT_A_WORKER])
@@ -25,7 +26,7 @@ def test_death_at_each_statement(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", [name for name in PROGRAMS if name not in WITHOUT_A_WORKER])
 def test_failure_of_each_statement(scenario: str) -> None:
-    crash_points.run([scenario], deaths=False).check()
+    crash_points.run([scenario], deaths=False, stride=FAILURES).check()
 
 
 def test_death_inside_the_job() -> None:
@@ -38,7 +39,8 @@ def test_death_inside_the_job() -> None:
     [("replays_blindly", False), ("forgets_checkpoints", True), ("commits_late", True)],
 )
 def test_the_enumeration_finds_a_planted_bug(bug: str, deaths: bool) -> None:
-    report = crash_points.run(["async"], plant=bug, deaths=deaths, errors=not deaths, stride=5)
+    stride = 5 if deaths else 1
+    report = crash_points.run(["async"], plant=bug, deaths=deaths, errors=not deaths, stride=stride)
     assert report.violations
 
 

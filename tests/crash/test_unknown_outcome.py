@@ -1,9 +1,17 @@
 """K10: a commit that took effect although it failed is recognized, wherever the run is by then."""
 
-from durably.state import CANCEL, RETRY, Transition
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from durably.errors import LeaseLost
+from durably.state import CANCEL, COMPLETE, RETRY, Transition
 from durably.store import sql
-from durably.store.base import NewRun, RunRow, Store
+from durably.store.base import NewRun, Notice, RunRow, Settlement, Store
 from durably.store.sqlite import SQLiteStore
+
+T = TypeVar("T")
 
 
 async def _triggered(store: Store) -> str:
@@ -20,8 +28,12 @@ async def _again(
     store: Store, run_id: str, transition: Transition, now: int, tries: list[int]
 ) -> tuple[RunRow, int]:
     """As the store does after a try whose outcome nobody knows."""
+    return await _written(store, lambda: sql.move(run_id, transition, now, tries))
+
+
+async def _written(store: Store, make: Callable[[], sql.Transaction[T]]) -> T:
     write = store._write if isinstance(store, SQLiteStore) else store._command
-    return await write(lambda _: sql.move(run_id, transition, now, tries), wakes=True)
+    return await write(lambda _: make(), notice=Notice.DUE)
 
 
 async def test_a_retry_whose_run_was_claimed_meanwhile(store) -> None:
@@ -56,3 +68,17 @@ async def test_a_move_that_was_not_committed_is_not_taken_for_an_earlier_one(sto
     row, seq = await _again(store, run_id, CANCEL, 2, [4])
     assert (row.status, seq) == ("cancelled", 4)
     assert await _lines(store, run_id) == ["run:trigger", "run:cancel", "run:retry", "run:cancel"]
+
+
+async def test_another_holders_completion_is_not_taken_for_ours(store) -> None:
+    run_id = await _triggered(store)
+    (old,) = (await store.claim(["job"], "old", 2, 1000, 1, takeover=True)).taken
+    store.clock.at += 2000
+    later = store.clock.now()
+    (new,) = (await store.claim(["job"], "new", later, 1000, 1, takeover=True)).taken
+    done = Settlement(later, output="1")
+    await store.settle(new.lease, COMPLETE, done)
+    with pytest.raises(LeaseLost):
+        await _written(store, lambda: sql.settle(old.lease, COMPLETE, done, replay=True))
+    row, _ = await _written(store, lambda: sql.settle(new.lease, COMPLETE, done, replay=True))
+    assert (row.id, row.status) == (run_id, "completed")

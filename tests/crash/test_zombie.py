@@ -9,7 +9,7 @@ from .place import POSTGRES, SQLITE
 
 
 def test_zombies() -> None:
-    report = zombie.run(cycles=by_tier(quick=8, ci=30, soak=300), seed=7)
+    report = zombie.run(cycles=by_tier(quick=5, ci=20, soak=300), seed=7)
     report.check()
     assert report.recovery, "no run was taken over"
 

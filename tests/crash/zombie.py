@@ -21,8 +21,8 @@ LEASES = {
     "max_concurrent_runs": 2,
     "max_recoveries": 1000,
     "polling_interval": 0.05,
-    "heartbeat_interval": 0.1,
-    "stale_threshold": 0.5,
+    "heartbeat_interval": 0.5,
+    "stale_threshold": 2.5,  # a claim that waits for a sixth of it takes nothing over
 }
 
 

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import inspect
 import io
+import logging
 import re
 import sys
 import textwrap
@@ -54,6 +55,7 @@ def blocks(page: Path) -> list[Block]:
 
 def run_page(page: Path) -> None:
     """Run a page's Python blocks here."""
+    logging.getLogger("durably.runs").addHandler(logging.NullHandler())  # pages show runs that fail
     module = sys.modules["__main__"] = ModuleType("__main__")
     sys.path.insert(0, "")  # the files that the page saves are imported by it
     with asyncio.Runner() as runner:

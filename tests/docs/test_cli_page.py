@@ -12,7 +12,7 @@ HEAD = """\
 
 `durably` is installed with the package; with `pip install durably[cli]` it draws with rich. Listings take
 `--json`. A mistake gives one line on standard error, beginning `durably: error:`; `--debug` shows where it
-was raised. `MODULE` is imported with the current directory on the path; `MODULE:JOB` is a `Job` or a
+was raised, and keeps Durably's own frames in every traceback, as `DURABLY_DEBUG=1` does. `MODULE` is imported with the current directory on the path; `MODULE:JOB` is a `Job` or a
 handle, `MODULE:DURABLY` an instance. Where a command takes `--db DB`, which is a file or `postgresql://…`, the default is
 `$DURABLY_DB`, else `./durably.db`. That of an application (`--app`) is used with all that the application says about it.
 
@@ -20,6 +20,25 @@ The commands that look at runs and move them ask a server instead with `--url UR
 name, or where `$DURABLY_URL` is set and neither `--db` nor `--app` is given. `--header 'NAME: VALUE'` is sent along;
 `$DURABLY_TOKEN` is sent as a bearer token. That needs `pip install durably[client]`, and `durably serve` needs
 `pip install durably[server]`.
+
+`RUN` is a run's id, its first 8 or more characters, or the short form that `runs list` prints on a narrow terminal:
+`019ad2f8-3c5e..1f0a` is the run whose id begins and ends so. If several runs match, they are listed and nothing is done. Several ids
+may be given. With `--json` a single id gives an object, several give a list.
+
+`runs list`, and with it `runs retry`, `cancel`, `retrigger` and `delete`, choose runs with `--status`, `--job`, `--label`, `--since`
+and `--error`. The first three are looked up in the database; `--since` and `--error` read the runs that are left, newest first, in
+pages. A command that changes runs considers only those whose status allows it. It lists what its filters match and asks first; where
+there is no terminal it refuses unless `--yes` is given. `--dry-run` lists and counts. `purge` deletes by age at once.
+
+In a pipe or a file, and from 120 columns on, `runs list` prints whole ids and times. On a narrower terminal it prints short ids and ages,
+and a line for each run.
+
+`runs show` says below the status why a run is not moving: behind which run of which concurrency key, delayed until when, whose
+lease it waits for, or that no live worker knows its job. It infers the last from what no worker has taken up, and from the processes that
+use a file. Of a server (`--url`) it says only whether the server knows the job.
+
+For completion in bash, put `eval "$(durably completion bash)"` into `~/.bashrc`; in zsh, `eval "$(durably completion zsh)"` into
+`~/.zshrc`, after `compinit`.
 
 """
 

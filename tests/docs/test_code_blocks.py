@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +14,10 @@ import pytest
 
 from durably.cli.parser import build_parser
 from tests import postgres
+from tests.tier import TIER
 
 from . import blocks as doc
+from .shell import lines, shell
 
 LANGUAGES = {"python", "sh", "text", "json", "sql", "mermaid", "html", "ini", "nginx", "dockerfile"}
 LANGUAGES |= {"ts", "tsx"}  # checked in js/
@@ -44,7 +45,7 @@ def environment(page: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("page", with_block("python"))
-def test_python_runs(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
+def test_what_a_page_says_runs(page: Path, environment: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", doc.__file__, page],
         cwd=tmp_path,
@@ -55,6 +56,14 @@ def test_python_runs(page: Path, environment: dict[str, str], tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    if TIER == "quick" and page.name != "README.md":
+        return
+    with shell(tmp_path, environment) as terminal:
+        for block in doc.blocks(page):
+            if block.language == "sh":
+                printed = [terminal.run(words) for words in lines(block)]
+                if block.output is not None and page.name == "README.md":
+                    assert "".join(printed) == block.output, f"{page}:{block.line}"
 
 
 @pytest.mark.parametrize("page", with_block("sh"))
@@ -63,18 +72,19 @@ def test_shell_commands_exist(page: Path) -> None:
     for block in doc.blocks(page):
         if block.language != "sh":
             continue
-        for line in block.text.replace("\\\n", " ").splitlines():
-            match shlex.split(line, comments=True):
-                case []:
-                    pass
+        for line in lines(block):
+            match line:
                 case ["make", *words]:
                     assert set(words) <= set(targets), line
-                case ["pip", "install", package]:
+                case ["pip", "install", package, *others]:
                     name, _, extras = package.rstrip("]").partition("[")
                     assert name == "durably", line
                     assert set(extras.split(",")) <= EXTRAS | {""}, line
+                    assert set(others) <= {"fastapi"}, line
                 case ["durably", *words]:
                     build_parser().parse_args(words)
+                case ["python" | "uvicorn", _]:
+                    pass  # run, where the page's Python is
                 case _:
                     pytest.fail(f"{page}:{block.line}: {line!r} is no command that is checked")
 

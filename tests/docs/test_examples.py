@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,12 @@ charged in total: 1990
 2026-01-02: 0 executed, 2 completed
 """,
 }
+LOGGED = {
+    "01_crash_and_resume.py": r"run \S+ \(look-up-cities\) was taken over from a worker that died .*\n",
+    "03_parallel_steps.py": r"run \S+ \(crawl\) failed after .*\nTraceback (?s:.*)page-3\n",
+    "04_idempotent_payment.py": r"run \S+ \(pay\) was taken over from a worker that died .*\n",
+}
+"""What goes to stderr."""
 
 
 def test_every_example_is_run() -> None:
@@ -69,7 +76,8 @@ def test_example(name: str, tmp_path: Path) -> None:
         text=True,
         timeout=60,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(LOGGED.get(name, ""), done.stderr), done.stderr
     assert by_line(name, done.stdout) == by_line(name, PRINTED[name])
 
 

@@ -342,7 +342,7 @@ BUGS = {
     "lists are told again": ("if number <= last:", "if False:"),
     "the bell is all that is heard": ("if changed != seen or self._bell.is_set():", "if self._bell.is_set():"),
     "a deletion is told without its number": ("or live.is_final:", "or False:"),
-    "the tail begins too late": ("self._cursor = cursor", "self._cursor = cursor._replace(position=cursor.position + 1)"),
+    "the tail begins too late": ("await self._tell_lines(lines)", "await self._tell_lines(lines[1:])"),
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 from durably import Durably, Step
 from durably.runtime import Runtime
+from tests.tier import by_tier
 
 
 class Jumping(Runtime):
@@ -16,7 +17,7 @@ class Jumping(Runtime):
 
 
 async def test_p2_two_hundred_deploys_during_one_run_are_no_poison(tmp_path):
-    began = []
+    deploys, began = by_tier(quick=30, ci=200, soak=200), []
 
     def deploy() -> Durably:
         durably = Durably(tmp_path / "a.db", polling_interval=0.02, max_recoveries=1)
@@ -24,8 +25,8 @@ async def test_p2_two_hundred_deploys_during_one_run_are_no_poison(tmp_path):
         @durably.job("long")
         async def long(step: Step) -> int:
             began.append(step.attempt)
-            await asyncio.sleep(0.005 if step.attempt <= 200 else 0)
-            if step.attempt <= 200:
+            await asyncio.sleep(0.005 if step.attempt <= deploys else 0)
+            if step.attempt <= deploys:
                 await asyncio.sleep(60)
             return step.attempt
 
@@ -37,7 +38,7 @@ async def test_p2_two_hundred_deploys_during_one_run_are_no_poison(tmp_path):
     while not began:
         await asyncio.sleep(0.001)
     await first.stop(0)
-    for count in range(2, 201):
+    for count in range(2, deploys + 1):
         durably = deploy()
         await durably.init()
         while len(began) < count:
@@ -46,7 +47,7 @@ async def test_p2_two_hundred_deploys_during_one_run_are_no_poison(tmp_path):
     async with deploy() as last:
         done = await last.wait(run.id, 20)
     assert done.status == "completed"
-    assert done.output == len(began) == 201
+    assert done.output == len(began) == deploys + 1
 
 
 async def test_p2_progress_resets_the_count_of_recoveries(tmp_path):
@@ -153,3 +154,41 @@ async def test_t12_new_runs_start_though_the_clock_went_back(tmp_path):
         await quick.trigger_and_wait(timeout=20)
         durably._runtime.jump = -3_600_000
         assert (await quick.trigger_and_wait(timeout=20)).output == 1
+
+
+async def test_failures_of_a_step_that_was_tried_again_are_seen_again_in_their_order(make):
+    """By its name: what the job has seen is decided, and then its result."""
+    seen: list[list[str]] = []
+    waiting, calls = asyncio.Event(), iter(range(9))
+
+    def flaky() -> str:
+        if (call := next(calls)) < 2:
+            raise ValueError(f"failure {call}")
+        return f"call {call}"
+
+    def deploy(durably: Durably) -> None:
+        @durably.job("stubborn")
+        async def stubborn(step: Step) -> list[str]:
+            seen.append([])
+            for _ in range(9):
+                try:
+                    seen[-1].append(await step.run("flaky", flaky))
+                    break
+                except ValueError as error:
+                    seen[-1].append(str(error))
+            waiting.set()
+            if step.attempt == 1:
+                await asyncio.Event().wait()
+            return seen[-1]
+
+    first = await make(start=False)
+    deploy(first)
+    await first.init()
+    run = await first.get_job("stubborn").trigger()
+    await asyncio.wait_for(waiting.wait(), 30)
+    await first.stop(0)
+    second = await make(start=False)
+    deploy(second)
+    await second.init()
+    await second.wait(run.id, 30)
+    assert seen == [["failure 0", "failure 1", "call 2"]] * 2

@@ -6,16 +6,19 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from durably import Durably
-from durably.errors import StorageError
+from durably import Durably, Step
+from durably.errors import RunNotFoundError, StorageError
+from durably.http import Refusal, Request
 from durably.http.asgi import AsgiApp
 
+from .asking import Asker
 from .conftest import Jobs
 from .serving import serve, talk_to
 
@@ -49,7 +52,7 @@ def in_litestar(durably: Durably) -> Any:
     from litestar import Litestar, asgi
 
     mounted = asgi(MOUNT, is_mount=True, copy_scope=True)(durably.asgi())
-    return Litestar(route_handlers=[mounted], lifespan=[durably.lifespan])
+    return Litestar(route_handlers=[mounted], lifespan=[durably.lifespan], logging_config=None)
 
 
 def in_quart(durably: Durably) -> Any:
@@ -295,7 +298,7 @@ async def test_a_query_that_is_too_long(tmp_path):
     async with serve(durably.asgi()) as address, httpx2.AsyncClient(base_url=address) as client:
         answer = await client.get("/runs", params={"cursor": "x" * 9_000})
         assert (answer.status_code, answer.json()["code"]) == (414, "query_too_long")
-        assert (await client.get("/runs", params={"cursor": "x" * 255})).status_code == 200
+        assert (await client.get("/runs", params={"jobName": "x" * 255})).status_code == 200
         answer = await client.get("/runs?" + "&".join(["jobName=a"] * 201))
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
 
@@ -321,3 +324,148 @@ async def test_a_client_that_leaves_is_forgotten(tmp_path):
         async with asyncio.timeout(30):
             while app.handler.streams:
                 await asyncio.sleep(0.01)
+
+
+async def follows_a_run(address: str) -> None:
+    """A stream of a run is there to its end."""
+    async with httpx2.AsyncClient(base_url=address, timeout=30) as client:
+        body = {"jobName": "pack", "input": {"name": "Ada"}}
+        run = {"runId": (await client.post("/trigger", json=body)).json()["runId"]}
+        heard = await client.get("/subscribe", params=run)
+        assert heard.status_code == 200, heard.text
+        assert "run:complete" in heard.text
+
+
+@pytest.mark.parametrize("opened_outside", [False, True])
+async def test_an_application_may_be_served_again(tmp_path, opened_outside):
+    durably = Durably(tmp_path / "app.db", durability="process")
+    Jobs(durably)
+    app = durably.asgi()
+    async with AsyncExitStack() as stack:
+        if opened_outside:
+            await stack.enter_async_context(durably)
+        for _ in range(3):
+            async with serve(app, lifespan="off" if opened_outside else "on") as address:
+                await follows_a_run(address)
+                async with httpx2.AsyncClient(base_url=address, timeout=30) as client:
+                    opening = client.stream("GET", "/runs/subscribe")  # open while the server stops
+                    await stack.enter_async_context(opening)
+    assert app.handler.streams == 0
+
+
+async def test_a_handler_whose_streams_were_closed_has_them_again_once_it_is_opened_again(tmp_path):
+    durably = Durably(tmp_path / "app.db", durability="process")
+    asker = Asker(durably.handler())
+    async with durably:
+        asker.handler.close_streams()
+        assert (await asker.peek("GET", "/runs/subscribe")).refusal == (503, "stopping")
+    async with durably:
+        assert (await asker.peek("GET", "/runs/subscribe")).status == 200
+
+
+async def until_running(durably: Durably, run_id: str) -> None:
+    async for event in durably.subscribe(run_id):
+        if event.type == "run:start":
+            return
+
+
+def test_without_a_lifespan_the_first_request_opens_it_and_the_end_of_the_loop_hands_back(tmp_path):
+    durably = Durably(tmp_path / "app.db", durability="process")
+    app = durably.asgi()
+
+    @durably.job("sleep")
+    async def sleep(step: Step) -> None:
+        await asyncio.sleep(3_600)
+
+    async def serve_once() -> str:
+        async with (
+            serve(app, lifespan="off") as address,
+            httpx2.AsyncClient(base_url=address, timeout=30) as client,
+        ):
+            healths = await asyncio.gather(*[client.get("/healthz") for _ in range(5)])
+            assert [health.json()["worker"] for health in healths] == ["working"] * 5
+            run_id = (await client.post("/trigger", json={"jobName": "sleep"})).json()["runId"]
+            await until_running(durably, run_id)
+        return run_id
+
+    async def look(run_id: str) -> str:
+        async with Durably(tmp_path / "app.db", worker=False) as other:
+            return (await other.get_run(run_id)).status
+
+    for _ in range(2):  # a serverless process may have a loop for each of its requests
+        run_id = asyncio.run(serve_once())
+        assert not durably.is_open
+        assert asyncio.run(look(run_id)) == "pending"
+
+
+async def test_what_the_first_request_has_in_its_context_stays_with_it(tmp_path):
+    tenant: ContextVar[str] = ContextVar("tenant", default="")
+    durably = Durably(tmp_path / "app.db", durability="process")
+
+    @durably.job("ask")
+    async def ask(step: Step) -> str:
+        return tenant.get()
+
+    async with serve(durably.asgi(), lifespan="off"):
+        pass  # nobody asked: it is not opened
+    assert not durably.is_open
+    transport = httpx2.ASGITransport(durably.asgi())
+    tenant.set("ann")
+    async with httpx2.AsyncClient(base_url="http://localhost", transport=transport) as client:
+        run_id = (await client.post("/trigger", json={"jobName": "ask"})).json()["runId"]
+        assert (await durably.wait(run_id)).output == ""
+    await durably.stop()
+
+
+async def test_an_instance_that_its_application_stopped_stays_stopped(tmp_path):
+    durably = Durably(tmp_path / "app.db", durability="process")
+    transport = httpx2.ASGITransport(durably.asgi())
+    async with httpx2.AsyncClient(base_url="http://localhost", transport=transport) as client:
+        async with durably:
+            assert (await client.get("/runs")).json() == []
+        answer = await client.get("/runs")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_started")
+
+
+async def test_an_instance_that_cannot_open_is_tried_again_with_the_next_request(tmp_path, caplog):
+    durably = Durably(tmp_path / "folder" / "app.db", durability="process")
+    transport = httpx2.ASGITransport(durably.asgi())
+    async with httpx2.AsyncClient(base_url="http://localhost", transport=transport) as client:
+        answer = await client.get("/runs")
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_started")
+        assert "folder" not in answer.text
+        assert "could not be opened" in caplog.text
+        (tmp_path / "folder").mkdir()
+        assert (await client.get("/runs")).json() == []
+    await durably.stop()
+
+
+async def test_on_request_is_called_before_anything_else(tmp_path):
+    durably = Durably(tmp_path / "app.db", durability="process")
+    seen: list[str] = []
+
+    async def on_request(request: Request) -> None:
+        seen.append(request.path)
+        if not durably.is_open:
+            await durably.init()
+        if request.headers.get("x-closed"):
+            raise Refusal(403, "closed", "come back on Monday")
+
+    asker = Asker(durably.handler(on_request=on_request), client="8.8.8.8")
+    assert (await asker.get("/runs")).refusal == (403, "not_local")
+    assert (await asker.get("/healthz")).status == 403
+    assert (await asker.ask("GET", "/healthz", headers={"x-closed": "1"})).refusal == (
+        403,
+        "closed",
+    )
+    assert seen == ["/runs", "/healthz", "/healthz"]
+    await durably.stop()
+
+
+async def test_an_on_request_that_fails_is_the_servers_failure(durably, caplog):
+    def on_request(request: Request) -> None:
+        raise RunNotFoundError("secret")
+
+    answer = await Asker(durably.handler(on_request=on_request)).get("/runs")
+    assert answer.refusal == (500, "internal")
+    assert "secret" not in answer.json["error"]

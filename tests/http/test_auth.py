@@ -229,9 +229,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("path", ["/subscribe", "/runs/subscribe"])
-async def test_who_may_no_longer_have_a_stream_loses_it(durably, jobs, path, change):
+@pytest.mark.parametrize("ping", [0, 0.05, 600])
+async def test_who_may_no_longer_have_a_stream_loses_it(durably, jobs, path, change, ping):
     auth = Leaving()
-    limits = Limits(ping=0.05, check_every=0.05)
+    limits = Limits(ping=ping, check_every=0.05)
     asker = Asker(durably.handler(auth=auth, limits=limits))
     run_id = (await asker.trigger("hold", {"name": "x"})).json["runId"]
     query = [("runId", run_id)] if path == "/subscribe" else []
@@ -259,3 +260,24 @@ async def test_a_principal_has_so_many_streams(durably, jobs):
         task.cancel()
     await asyncio.wait(waiting)
     assert handler.streams == 0
+
+
+async def test_a_stream_that_is_lost_ends_soon_though_it_is_silent_and_sends_nothing_more(
+    durably, jobs
+):
+    auth = Leaving()
+    limits = Limits(ping=3_600, check_every=0.05)
+    asker = Asker(durably.handler(auth=auth, limits=limits))
+    silent = asyncio.create_task(asker.ask("GET", "/runs/subscribe"))
+    response = await asker.handler.runs_subscribe(Request("GET", "/runs/subscribe"))
+    assert (await anext(response.body)).startswith(b"id: 0")
+    run_id = (await asker.trigger("hold", {"name": "x"})).json["runId"]
+    async for event in durably.subscribe(run_id):  # the lists were told, too, and this one keeps it
+        if event.type == "run:start":
+            break
+    auth.tenant = None
+    await asyncio.sleep(2 * limits.check_every)
+    async with asyncio.timeout(30):
+        assert (await silent).status == 200
+        assert [chunk async for chunk in response.body] == []
+    assert asker.handler.streams == 0

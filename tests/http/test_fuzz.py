@@ -28,7 +28,7 @@ from tests.tier import by_tier
 
 from .serving import serve_in_thread
 
-CASES = by_tier(quick=50, ci=1_000, soak=20_000)  # of each mode
+CASES = by_tier(quick=20, ci=1_000, soak=20_000)  # of each mode
 
 
 class Order(BaseModel):

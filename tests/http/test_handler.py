@@ -175,6 +175,19 @@ async def test_metrics(durably, asker):
     assert b'durably_runs{job="pack",status="completed"} 1' in answer.body
 
 
+async def test_metrics_have_the_queue_age_of_jobs_that_nobody_here_registers(durably, asker):
+    other = Durably(durably.database, worker=False)
+    async with other:
+
+        @other.job("elsewhere")
+        async def elsewhere(step): ...
+
+        await elsewhere.trigger()
+    answer = await asker.get("/metrics")
+    assert b'durably_queue_age_seconds{job="elsewhere"} ' in answer.body
+    assert b'durably_queue_age_seconds{job="pack"} 0.0' in answer.body
+
+
 async def test_every_answer_says_not_to_guess_or_to_keep_it(asker):
     for path in ("/runs", "/run", "/nothing", "/metrics", "/healthz", "/openapi.json"):
         answer = await asker.get(path)
@@ -264,21 +277,41 @@ async def test_each_operation_answers_by_itself(durably, jobs):
 
 
 class Broken(Runtime):
-    """A runtime whose clock has stopped working."""
+    """A runtime whose clock may stop working."""
+
+    is_broken = False
 
     def now(self) -> int:
-        raise OSError("/etc/localtime: secret")
+        if self.is_broken:
+            raise OSError("/etc/localtime: secret")
+        return super().now()
 
 
 async def test_a_failure_tells_nothing_but_its_number(tmp_path, caplog):
-    async with Durably(tmp_path / "x.db", runtime=Broken(), worker=False) as durably:
+    runtime = Broken()
+    async with Durably(tmp_path / "x.db", runtime=runtime, worker=False) as durably:
 
         @durably.job("tick")
         async def tick(step) -> None: ...
 
+        runtime.is_broken = True
         answer = await Asker(durably.handler()).trigger("tick")
+        runtime.is_broken = False
     assert answer.refusal == (500, "internal")
     assert answer.json.keys() == {"error", "code", "requestId"}
     assert b"secret" not in answer.body
     assert answer.json["requestId"] in caplog.text
     assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(("compat", "word"), [(None, "running"), ("0.15", "leased")])
+async def test_a_conflict_is_told_in_the_words_of_the_client(durably, jobs, compat, word):
+    asker = Asker(durably.handler(compat=compat))
+    run_id = await held(asker)
+    async for event in durably.subscribe(run_id):
+        if event.type == "run:start":
+            break
+    for path in ("/retry", "/retrigger"):
+        answer = await asker.post(path, runId=run_id)
+        assert (answer.status, answer.json["status"]) == (409, word)
+        assert answer.json["error"].endswith(f"it is {word}")

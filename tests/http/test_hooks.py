@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from durably.errors import ConfigurationError, RunNotFoundError
-from durably.http import Handler, Refusal, Request
+from durably.http import Auth, Handler, Refusal, Request, TriggerRequest
 from durably.http.routes import ROUTES
 from durably.models import Run
 
-from .asking import ABSENT, JSON, OF_ONE_RUN, Asker
+from .asking import ABSENT, JSON, OF_ONE_RUN, Asker, ended, packed
 from .tenants import Tenants, User, of
 
 
@@ -266,3 +266,68 @@ def test_a_misspelled_hook_is_an_error_at_once(durably, name):
 def test_what_cannot_authenticate_is_no_auth(durably, auth):
     with pytest.raises(ConfigurationError, match="authenticate"):
         durably.handler(auth=auth)
+
+
+class OnlyAnnTriggers(Tenants):
+    """A tenant in which one user alone makes runs; all of them read and move them."""
+
+    def __init__(self) -> None:
+        self.answer: Any = True
+        self.triggers: list[TriggerRequest] = []
+
+    async def on_trigger(self, principal: User, trigger: TriggerRequest) -> Any:
+        self.triggers.append(trigger)
+        if principal.name != "ann":
+            raise Refusal(403, "closed", "only Ann makes runs")
+        return self.answer
+
+
+def user(name: str, handler: Handler) -> Asker:
+    return Asker(handler, {"authorization": f"Bearer {name}@a"})
+
+
+@pytest.mark.parametrize("compat", [None, "0.15"])
+async def test_whoever_may_not_trigger_may_not_retrigger(durably, jobs, compat):
+    handler = durably.handler(auth=OnlyAnnTriggers(), compat=compat)
+    ann, amy = user("ann", handler), user("amy", handler)
+    old = await packed(durably, ann)
+    assert (await amy.trigger("pack", {"name": "Amy"})).refusal == (403, "closed")
+    assert (await amy.post("/retrigger", runId=old)).refusal == (403, "closed")
+    assert [run["id"] for run in (await amy.get("/runs")).json] == [old]
+    assert (await ann.post("/retrigger", runId=old)).status == 200
+
+
+async def test_on_trigger_is_called_with_what_a_retrigger_would_make(durably, jobs):
+    auth = OnlyAnnTriggers()
+    ann = user("ann", durably.handler(auth=auth))
+    keys = {"idempotencyKey": "i", "concurrencyKey": "c", "labels": {"team": "x"}}
+    old = await packed(durably, ann, **keys)
+    auth.triggers.clear()
+    assert (await ann.post("/retrigger", runId=ABSENT)).status == 404
+    active = (await ann.trigger("hold", {"name": "Ada"})).json["runId"]
+    auth.triggers.clear()
+    assert (await ann.post("/retrigger", runId=active)).refusal == (409, "conflict")
+    assert auth.triggers == []  # a hook that counts counts only what would be made
+    await ann.post("/retrigger", runId=old)
+    request = TriggerRequest("pack", {"name": "Ada", "count": 1}, None, "c", {"team": "x"})
+    assert auth.triggers == [request]
+    auth.answer = request._replace(labels={"team": "y"}, concurrency_key=None)
+    changed = await ended(durably, await ann.post("/retrigger", runId=old))
+    run = await durably.get_run(changed)
+    assert (run.labels, run.concurrency_key, run.scope) == ({"team": "y"}, None, "a")
+    for answer in (False, None, "yes"):
+        auth.answer = answer
+        assert (await ann.post("/retrigger", runId=old)).refusal == (403, "not_allowed")
+
+
+async def test_a_retrigger_without_a_scope_needs_on_trigger(durably, jobs):
+    class Reads(Auth[str]):
+        async def authenticate(self, request: Request) -> str:
+            return "x"
+
+        def on_run_access(self, principal: str, run: Run, operation: str) -> bool:
+            return True
+
+    old = await packed(durably, Asker(durably.handler()))
+    answer = await Asker(durably.handler(auth=Reads())).post("/retrigger", runId=old)
+    assert answer.refusal == (403, "not_allowed")

@@ -132,3 +132,21 @@ async def test_a_preflight_asks_for_no_credentials(tenants):
     nobody = Asker(tenants.handler)
     ask = {"origin": LISTED, "access-control-request-method": "GET"}
     assert (await nobody.ask("OPTIONS", "/runs", headers=ask)).status == 204
+
+
+EMBEDDED = [
+    ({"sec-fetch-mode": "no-cors", "sec-fetch-site": "same-site"}, 403),
+    ({"sec-fetch-mode": "no-cors", "sec-fetch-site": "cross-site"}, 403),
+    ({"sec-fetch-mode": "no-cors", "sec-fetch-site": "same-origin"}, 200),
+    ({"sec-fetch-mode": "cors", "sec-fetch-site": "same-site", "origin": LISTED}, 200),
+    ({"sec-fetch-mode": "navigate", "sec-fetch-site": "cross-site"}, 200),
+    ({"sec-fetch-mode": "no-cors"}, 200),
+]
+
+
+@pytest.mark.parametrize(("headers", "status"), EMBEDDED, ids=str)
+@pytest.mark.parametrize("path", ["/runs", "/runs/subscribe"])
+async def test_no_page_of_another_site_embeds_an_answer(durably, jobs, path, headers, status):
+    asker = Asker(durably.handler(origins=[LISTED]))
+    assert (await asker.peek("GET", path, (), headers)).status == status
+    assert asker.handler.streams == 0

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 import pytest
+from pydantic import BaseModel, ConfigDict
+
+from durably import Durably, Step
+from durably.http import Auth
 
 from .asking import RUN_FIELDS, Asker, ended
 
@@ -70,7 +75,10 @@ async def test_integers_that_javascript_cannot_hold_are_told_as_text(durably, as
 async def test_a_missing_input_is_an_empty_object(durably, asker):
     run_id = await ended(durably, await asker.send(b'{"jobName": "echo"}'))
     assert (await asker.get("/run", runId=run_id)).json["output"] == {}
-    assert (await asker.trigger("pack")).refusal == (400, "invalid_input")
+    answer = await asker.send(b'{"jobName": "pack"}')
+    assert answer.refusal == (400, "invalid_input")
+    assert answer.json["error"].startswith("job 'pack' needs an input for its parameter ")
+    assert answer.json["error"].endswith('; send one as "input"')
 
 
 @pytest.mark.parametrize("input", [b"", b',"input":{}', b',"input":null'])
@@ -180,3 +188,116 @@ async def test_a_senseless_content_length_does_not_matter(asker):
     for length in ("-1", "1e3", "٣", "", "2, 2"):
         answer = await asker.send(b'{"jobName":"tick"}', **{"content-length": length})
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("compat", [None, "0.15"])
+async def test_what_waits_already_is_answered(durably, jobs, compat):
+    await durably.stop()
+    idle = Durably(durably.database, worker=False, durability="process")
+    idle.register(durably.get_job("tick").definition)
+    async with idle:
+        asker = Asker(idle.handler(compat=compat))
+        skip = {"coalesce": "skip", "concurrencyKey": "k"}
+        first = (await asker.trigger("tick", **skip)).json
+        again = (await asker.trigger("tick", **skip)).json
+        assert (first["disposition"], again["disposition"]) == ("created", "coalesced")
+        assert again["runId"] == first["runId"]
+        plain = await asker.trigger("tick", concurrencyKey="k", coalesce=None)
+        assert plain.json["disposition"] == "created"
+
+
+@pytest.mark.parametrize("compat", [None, "0.15"])
+@pytest.mark.parametrize("options", [{"coalesce": "skip"}, {"coalesce": "x"}, {"coalesce": 1}])
+async def test_coalescing_that_cannot_be_is_refused(durably, jobs, compat, options):
+    asker = Asker(durably.handler(compat=compat))
+    keys = {} if options["coalesce"] == "skip" else {"concurrencyKey": "k"}
+    answer = await asker.trigger("tick", **options, **keys)
+    assert answer.status == 400
+    assert "coalesce" in answer.json["error"]
+    assert (await asker.get("/runs")).json == []
+
+
+async def test_a_missing_input_is_the_default_of_the_job(durably, asker):
+    @durably.job("by-default")
+    async def by_default(step: Step, n: int | None = 5) -> int | None:
+        return n
+
+    @durably.job("of-a-field")
+    async def of_a_field(step: Step, options: dict[str, int] = {"a": 1}) -> dict[str, int]:  # noqa: B006
+        return options
+
+    @durably.job("optional")
+    async def optional(step: Step, n: int | None) -> int | None:
+        return n
+
+    for job, body, output in (
+        ("by-default", {}, 5),
+        ("by-default", {"input": None}, None),
+        ("by-default", {"input": 6}, 6),
+        ("of-a-field", {}, {"a": 1}),
+        ("of-a-field", {"input": {}}, {}),
+        ("optional", {}, None),
+        ("echo", {}, {}),
+    ):
+        answer = await asker.send(json.dumps({"jobName": job, **body}).encode())
+        assert (await durably.get_run(await ended(durably, answer))).output == output
+    jobs = {told["name"]: told["inputSchema"] for told in (await asker.get("/jobs")).json}
+    assert jobs["by-default"]["default"] == 5
+    document = (await asker.get("/openapi.json")).json["components"]["schemas"]
+    assert document["Trigger.by-default"]["required"] == ["jobName"]
+
+
+async def test_a_hook_may_give_an_input_where_none_was_given(durably):
+    @durably.job("by-default")
+    async def by_default(step: Step, n: int = 5) -> int:
+        return n
+
+    class Hooks(Auth):
+        def authenticate(self, request):
+            return "ada"
+
+        def on_trigger(self, principal, trigger):
+            assert (trigger.input, trigger.has_input) == ({}, False)
+            return trigger._replace(input=7)
+
+    asker = Asker(durably.handler(auth=Hooks()))
+    run_id = await ended(durably, await asker.send(b'{"jobName":"by-default"}'))
+    assert (await durably.get_run(run_id)).output == 7
+
+
+class Order(BaseModel):
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    count: int
+    at: datetime | None = None
+    key: bytes = b""
+
+
+async def test_an_input_over_http_is_strict_and_json_is_read_as_usual(durably, asker):
+    @durably.job
+    async def take(step: Step, order: Order) -> Order:
+        return order
+
+    @durably.job("lax", lax=True)
+    async def lax(step: Step, order: Order) -> int:
+        return order.count
+
+    for given, path in (
+        ({"count": "5"}, "$.count"), ({"count": 5.0}, "$.count"), ({"count": True}, "$.count"),
+        ({"count": 5, "cuont": 6}, "$.cuont"), ({"count": 5, "at": 1767225600}, "$.at"),
+    ):  # fmt: skip
+        answer = await asker.trigger("take", given)
+        assert (answer.refusal, answer.json["path"]) == ((400, "invalid_input"), path)
+    given = {"count": str(2**60), "at": "2026-01-01T00:00:00Z", "key": "YQ=="}
+    run_id = await ended(durably, await asker.trigger("take", given))
+    assert (await durably.get_run(run_id)).output == {**given, "count": 2**60}
+    run_id = await ended(durably, await asker.trigger("lax", {"count": "5", "x": 1}))
+    assert (await durably.get_run(run_id)).output == 5
+    schemas = {job["name"]: job["inputSchema"] for job in (await asker.get("/jobs")).json}
+    assert schemas["take"]["additionalProperties"] is False
+    assert "additionalProperties" not in schemas["lax"]
+
+
+async def test_a_status_that_there_is_not_is_refused_with_those_that_there_are(asker):
+    answer = await asker.get("/runs", status="fail")
+    assert answer.refusal == (400, "invalid_request")
+    assert "failed" in answer.json["error"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import httpx2
 import pytest
 
 from durably import Durably
+from durably.http import Limits
+from durably.http.wsgi import limits_of_threads
 
 from .conftest import Jobs
 from .serving import serve_wsgi
@@ -143,3 +147,28 @@ def test_a_stream_holds_a_thread_and_lets_it_go(durably):
             client.post("/cancel", params=run, headers={"x-durably": "1"}).raise_for_status()
             assert b"run:cancel" in b"".join(parts)
         assert app.handler.streams == 0
+
+
+def test_the_thread_of_a_client_that_left_is_free_again_before_the_next_pings_of_other_servers(
+    durably,
+):
+    app = durably.wsgi()
+    late = time.monotonic() + Limits().ping - 1
+    with serve_wsgi(app) as address, httpx2.Client(base_url=address, timeout=30) as client:
+        for _ in range(4):
+            with client.stream("GET", "/runs/subscribe") as heard:
+                assert heard.status_code == 200
+        while app.handler.streams:
+            assert time.monotonic() < late
+            time.sleep(0.05)
+
+
+def test_streams_leave_threads_to_other_requests(durably):
+    app = durably.wsgi()
+    with ExitStack() as stack:
+        address = stack.enter_context(serve_wsgi(app))
+        client = stack.enter_context(httpx2.Client(base_url=address, timeout=30))
+        answers = [stack.enter_context(client.stream("GET", "/runs/subscribe")) for _ in range(13)]
+        assert [answer.status_code for answer in answers] == [200] * 12 + [503]
+    assert limits_of_threads(Limits(streams=3, ping=60)) == Limits(streams=3, ping=2)
+    assert limits_of_threads(Limits(ping=0.5)).ping == 0.5

@@ -1,7 +1,6 @@
 """The wheel of this tree, in a clean environment with pydantic alone."""
 
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
@@ -27,20 +26,15 @@ def run(*command, cwd):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "-qq", "--no-deps", "-w", folder, ROOT, cwd=folder)
-    (built,) = folder.glob("durably-*.whl")
-    return built
-
-
 def test_the_wheel_holds_all_it_needs(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for path in (ROOT / "src/durably").rglob("*"):
         if path.is_file() and path.suffix in (".py", ".sql", ".typed"):
             assert path.relative_to(ROOT / "src").as_posix() in names
     assert not [name for name in names if name.startswith("tests")]
+    (points,) = [name for name in names if name.endswith("entry_points.txt")]
+    hook = b"[pyinstaller40]\nhook-dirs = durably.__pyinstaller:get_hook_dirs"
+    assert hook in zipfile.ZipFile(wheel).read(points)
 
 
 def test_it_installs_with_pydantic_alone_and_the_demo_runs(wheel, tmp_path):

@@ -218,6 +218,9 @@ async def test_t060_delete_run_takes_only_what_is_over(durably: Durably) -> None
     with pytest.raises(errors.RunConflictError):
         await durably.delete_run(run.id)
     await durably.cancel(run.id)
+    async with asyncio.timeout(30):
+        while (await durably.get_run(run.id)).stopping:  # its body has yet to end
+            await asyncio.sleep(0.01)
     await durably.delete_run(run.id)
     assert await durably.get_run(run.id) is None
     with pytest.raises(errors.RunNotFoundError):

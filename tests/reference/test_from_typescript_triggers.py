@@ -9,7 +9,17 @@ from collections.abc import Callable
 import pytest
 from pydantic import BaseModel
 
-from durably import Durably, JobHandle, Run, Step, Trigger, errors, events
+from durably import (
+    Durably,
+    JobHandle,
+    Progress,
+    Run,
+    Step,
+    Trigger,
+    errors,
+    events,
+    with_log_persistence,
+)
 
 Make = Callable[..., Durably]
 
@@ -244,9 +254,13 @@ async def test_t035_a_batch_item_may_have_options(durably: Durably) -> None:
 async def test_t036_the_options_of_a_trigger(durably: Durably) -> None:
     told: list[str] = []
     durably.on(events.RunTrigger, lambda event: told.append(event.run_id))
-    options = {"idempotency_key", "concurrency_key", "labels", "scope"}
+    options = {"idempotency_key", "concurrency_key", "coalesce", "labels", "scope"}
     accepted = inspect.signature(JobHandle.trigger_and_wait).parameters
-    assert {name for name in accepted if name not in ("self", "input")} == options | {"timeout"}
+    assert {name for name in accepted if name not in ("self", "input")} == options | {
+        "timeout",
+        "on_progress",
+        "on_log",
+    }
     assert set(inspect.signature(Trigger).parameters) == options | {"input"}
 
     run = await register_charge(durably).trigger(
@@ -255,3 +269,41 @@ async def test_t036_the_options_of_a_trigger(durably: Durably) -> None:
     assert (run.idempotency_key, run.concurrency_key) == ("i", "c")
     assert (run.labels, run.scope) == ({"x": "y"}, "org")
     assert told == [run.id]
+
+
+async def test_t110_progress_and_log_lines_are_told_while_waiting(durably: Durably) -> None:
+    progress: list[Progress] = []
+    lines: list[str] = []
+    durably.use(with_log_persistence())  # none is missed, however early it is written
+
+    @durably.job("told")
+    async def told(step: Step) -> int:
+        for i in range(3):
+            step.progress(i + 1, 3)
+            step.log.info(("first", "second", "third")[i])
+            await step.run(f"step-{i}", lambda: None)
+        return 3
+
+    def log(event: events.LogWrite) -> None:
+        lines.append(event.message)
+
+    done = await told.trigger_and_wait(timeout=20, on_progress=progress.append, on_log=log)
+    assert done.output == 3
+    assert progress[-1] == Progress(3, 3)
+    assert lines == ["first", "second", "third"]
+
+    def stop(_: Progress) -> None:
+        raise TimeoutError("enough")
+
+    with pytest.raises(TimeoutError, match="enough"):
+        await told.trigger_and_wait(timeout=20, on_progress=stop)
+    with pytest.raises(errors.WaitTimeoutError):
+        await durably.wait((await told.trigger()).id, timeout=0, on_log=log)
+
+
+async def test_t111_a_run_that_was_waited_for_keeps_its_disposition(durably: Durably) -> None:
+    charge = register_charge(durably)
+    first = await charge.trigger_and_wait(Order(number=1), idempotency_key="k", timeout=20)
+    again = await charge.trigger_and_wait(Order(number=1), idempotency_key="k", timeout=20)
+    assert (first.disposition, again.disposition) == ("created", "idempotent")
+    assert first.id == again.id

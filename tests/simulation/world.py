@@ -5,9 +5,10 @@ import contextvars
 import logging
 import random
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from durably import Durably, Retry, Step
 from durably.errors import DurablyError, StorageUnavailableError
@@ -36,6 +37,11 @@ class SimulatedRuntime(Runtime):
 
     def monotonic(self) -> float:
         return self.world.loop.time()
+
+    def new_context(self) -> contextvars.Context:
+        context = contextvars.Context()
+        context.run(PROCESS.set, PROCESS.get())
+        return context
 
     def token(self) -> str:
         return f"{self.random.getrandbits(128):032x}"
@@ -116,6 +122,20 @@ class SimulatedStore(SQLiteStore):
         return self._world.commits
 
 
+class DeclinedError(Exception):
+    """What a job handles."""
+
+
+class Body(NamedTuple):
+    """A step's function that runs now, under the lease of a process."""
+
+    process: Process | None
+    run_id: str
+    key: tuple[str, str] | None
+    token: str
+    name: str
+
+
 @dataclass
 class Faults:
     busy: float = 0.0
@@ -144,8 +164,9 @@ class World:
         *,
         watchers: bool | None = None,
         plant: Callable[[dict[str, str]], object] = lambda _: None,
-        mix: tuple[str, ...] = ("line", "fan", "flaky", "doomed"),
+        mix: tuple[str, ...] = ("line", "fan", "flaky", "doomed", "saga"),
         pauses: bool = False,  # whatever befalls a process is a pause
+        cancels: bool = False,  # runs are cancelled and retried, and nothing else happens
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(self.rng)
@@ -164,9 +185,10 @@ class World:
         self.clock_error = 0.0
         self.jumped = False
         self.beats: dict[str, float] = {}
+        self.bodies: list[Body] = []
         self.processes: list[Process] = []
         self.jobs = _jobs(self)
-        self.mix, self.pauses = mix, pauses
+        self.mix, self.pauses, self.cancels = mix, pauses, cancels
         self.expected: dict[str, object] = {}
         self.watched: dict[str, list[int]] = {}
         self.watchers = seed % 10 == 0 if watchers is None else watchers
@@ -209,10 +231,12 @@ class World:
     def after(self, text: str, params, rows: Rows) -> None:
         if text in self.fenced and rows:
             token, status = self._holder or (None, None)
-            if token != params["token"] or status != "running":
+            held = text == self.renew_text and rows[0][1] != "running"
+            if token != params["token"] or (status != "running" and not held):
                 self.say(f"stale {self.fenced[text]} accepted for {params['run_id']} ({status})")
         if rows and text in (self.claim_text, self.renew_text):
-            self._beating[params.get("run_id") or params["id"]] = self.loop.time()
+            run_id = params.get("run_id") or params["id"]
+            self._beating[run_id] = self._beating[f"{run_id} {params['token']}"] = self.loop.time()
         if text == "commit":
             self.commits += 1
             self.beats |= self._beating
@@ -222,14 +246,45 @@ class World:
     def say(self, violation: str) -> None:
         self.report.violations.append(f"{self.loop.time():.2f}: {violation}")
 
-    def body(self, step: Step, name: str) -> None:
-        """A step's body begins: its checkpoint must not be there."""
+    @contextmanager
+    def body(self, step: Step, name: str) -> Iterator[None]:
+        """A step's body runs: it is not decided yet, and nobody else executes its run or has its key."""
         self.report.bodies += 1
         if self.database.execute(
             "select 1 from durably_journal where run_id = ? and step = ? and type = 'step:complete'",
             (step.run_id, name),
         ).fetchone():
             self.say(f"body of committed step {name} of {step.run_id} began")
+        if self.database.execute(
+            "select 1 from durably_journal as j where run_id = ? and step = ? and type = 'step:fail' and seq > "
+            "(select coalesce(max(seq), 0) from durably_journal where run_id = j.run_id and type = 'run:retry')",
+            (step.run_id, name),
+        ).fetchone():
+            self.say(f"body of failed step {name} of {step.run_id} began again")
+        token, scope, key = self.database.execute(
+            "select lease_token, scope, concurrency_key from durably_runs where id = ?",
+            (step.run_id,),
+        ).fetchone()
+        body = Body(PROCESS.get(), step.run_id, (scope, key) if key else None, token, name)
+        for other in self.bodies:
+            if self._excludes(other, body):
+                self.say(
+                    f"{body.name} of {body.run_id} began beside {other.name} of {other.run_id}"
+                )
+        self.bodies.append(body)
+        try:
+            yield
+        finally:
+            self.bodies.remove(body)
+
+    def _excludes(self, other: Body, body: Body) -> bool:
+        """Whether a body must not begin beside another: the other's holder lives, and has said so."""
+        if other.token == body.token and other.run_id == body.run_id:
+            return False
+        same = other.run_id == body.run_id or (other.key is not None and other.key == body.key)
+        age = self.loop.time() - self.beats.get(f"{other.run_id} {other.token}", float("-inf"))
+        is_alive = other.process is not None and other.process.alive
+        return same and is_alive and age < LEASE - 0.5 and not self.jumped
 
     # -- processes
 
@@ -322,6 +377,12 @@ class World:
 
     async def _mishap(self, client: Durably, ids: list[str]) -> None:
         rng, kind = self.rng, 0.5 if self.pauses else self.rng.random()
+        if self.cancels:
+            run_id = rng.choice(ids)
+            for command in (client.cancel, client.retry)[: rng.choice((1, 2))]:
+                with suppress(DurablyError):
+                    await command(run_id)
+            return
         alive = [process for process in self.processes if process.alive]
         self.report.faults += 1
         if kind < 0.35 and alive:
@@ -403,7 +464,8 @@ class World:
             if ended != self.expected[run_id]:
                 self.say(f"run {run_id} ({run.job}) ended {run.status}: {run.output} {run.error}")
             steps = {record.name for record in await client.get_steps(run_id)}
-            if run.status == "completed" and steps != _STEPS[run.job]:
+            allowed = _BRANCHES.get(run.job) or (_STEPS.get(run.job),)
+            if run.status == "completed" and steps not in allowed:
                 self.say(f"run {run_id} ({run.job}) completed with the checkpoints {steps}")
             if run_id in self.watched:
                 last = self.database.execute(
@@ -429,8 +491,12 @@ class World:
 
 def _jobs(world: World) -> list[Job]:
     async def work(step: Step, name: str, value: int, longest: float) -> int:
-        world.body(step, name)
-        await asyncio.sleep(world.rng.random() * longest)
+        with world.body(step, name):
+            try:
+                await asyncio.sleep(world.rng.random() * longest)
+            except asyncio.CancelledError:  # not every body ends at once
+                await asyncio.sleep(world.rng.choice((0, 0, 2, 8)))
+                raise
         return value
 
     async def line(step: Step, n: int) -> int:
@@ -466,7 +532,22 @@ def _jobs(world: World) -> list[Job]:
         await step.run("before", work, step, "before", n, 4.0)
         return await (step.run("refuse", refuse) if n % 2 else refuse())
 
-    jobs = {"line": line, "fan": fan, "flaky": flaky, "doomed": doomed}
+    async def charge(step: Step, n: int) -> int:
+        with world.body(step, "charge"):
+            await asyncio.sleep(world.rng.random())
+            if world.rng.random() < 0.5:
+                raise DeclinedError(n, "declined")
+        return n
+
+    async def saga(step: Step, n: int) -> list[int]:
+        try:
+            charged = await step.run("charge", charge, step, n)
+        except DeclinedError as error:
+            charged = error.args[0]
+            await step.run("notify", work, step, "notify", n, 2.0)
+        return [charged, await step.run("long", work, step, "long", n, 20.0)]
+
+    jobs = {"saga": saga, "line": line, "fan": fan, "flaky": flaky, "doomed": doomed}
     return [define(name, fn) for name, fn in jobs.items()]
 
 
@@ -475,8 +556,9 @@ _STEPS = {
     "fan": {"f0", "f1", "f2", "last"},
     "flaky": {"flaky", "long"},
 }
+_BRANCHES = {"saga": ({"charge", "long"}, {"charge", "notify", "long"})}
 
 
 def _expected(job: str, n: int) -> object:
-    outcomes = {"line": 6 * n, "fan": [n] * 4, "flaky": 2 * n}
+    outcomes = {"saga": [n, n], "line": 6 * n, "fan": [n] * 4, "flaky": 2 * n}
     return outcomes.get(job, f"ValueError: {n} is refused")

@@ -12,6 +12,7 @@ from durably.state import (
     COMPLETE,
     FAIL,
     FINAL,
+    NEVER,
     PARKED,
     RELEASE,
     RETRY,
@@ -64,6 +65,20 @@ async def test_enqueue_is_all_or_nothing(store):
     assert len(await store.runs(RunFilter())) == 1
 
 
+async def test_lines_that_are_many_or_large_are_read_by_pages(store, monkeypatch):
+    monkeypatch.setattr("durably.store.reading.PAGE", 1000)
+    await put(store, new(1))
+    held = await claim_one(store)
+    for n in range(9):
+        await store.record(held.lease, entry(store, f"s{n}")._replace(data="1" * 400))
+        await store.record(held.lease, entry(store, None, "log:write")._replace(data="{}"))
+    assert [line.step for line in await store.steps(held.row.id)] == [f"s{n}" for n in range(9)]
+    assert len(await store.logs(held.row.id)) == 9
+    assert [line.seq for line in await store.logs(held.row.id, 4, 2)] == [6, 8]
+    assert [line.seq for line in await store.journal(held.row.id)] == list(range(1, 21))
+    assert [line.seq for line in await store.journal(held.row.id, 3, 7)] == list(range(4, 11))
+
+
 async def test_an_idempotency_key_gives_the_first_run_whatever_its_status(store):
     await put(store, new(1, idempotency_key="k"))
     held = await claim_one(store)
@@ -84,6 +99,56 @@ async def test_the_same_key_from_many_tasks_makes_one_run(store):
     )
     assert len({found[0].row.id for found in tried}) == 1
     assert sum(found[0].created for found in tried) == 1
+
+
+def skipping(n, **fields):
+    return new(n, key="k", **fields)._replace(coalesce=True)
+
+
+async def tried(store, *runs):
+    return [(row.id[-2:], created) for row, created in await store.enqueue(runs, 1)]
+
+
+async def test_what_may_be_coalesced_is_stored_only_if_nothing_waits_with_its_key(store):
+    assert await tried(store, skipping(1), skipping(2)) == [("01", True), ("01", False)]
+    others = [
+        skipping(3, job="other"),
+        skipping(4, scope="a"),
+        skipping(5)._replace(concurrency_key="l"),
+    ]
+    assert await tried(store, *others) == [("03", True), ("04", True), ("05", True)]
+    (held,) = await claim(store, 1)
+    assert held.row.id[-2:] == "01"
+    assert await tried(store, skipping(6)) == [("06", True)]
+    await claim(store)  # parks it behind the one that runs
+    assert (await store.run(skipping(6).id)).key_slot == PARKED
+    assert await tried(store, skipping(7)) == [("06", False)]
+    assert await tried(store, new(8, key="k"), skipping(9)) == [("08", True), ("06", False)]
+    assert await tried(store, skipping(9)._replace(concurrency_key="m"), new(10, key="m")) == [
+        ("09", True),
+        ("10", True),
+    ]
+
+
+async def test_a_run_that_has_begun_is_none_that_waits(store):
+    await tried(store, skipping(1))
+    held = await claim_one(store)
+    await store.settle(held.lease, RELEASE, settlement(store, RELEASE))
+    assert (await store.run(held.row.id)).status == "pending"
+    assert await tried(store, skipping(2)) == [("02", True)]
+
+
+async def test_an_idempotency_key_comes_before_what_waits(store):
+    await tried(store, skipping(1), skipping(2, job="other", idempotency_key="i"))
+    again = skipping(3, job="other", idempotency_key="i")._replace(concurrency_key="free")
+    assert await tried(store, again) == [("02", False)]
+    assert await tried(store, skipping(4, idempotency_key="i")) == [("01", False)]
+
+
+async def test_of_many_triggers_at_once_one_waits(store):
+    tries = await asyncio.gather(*(store.enqueue([skipping(n)], 1) for n in range(40)))
+    assert sum(found[0].created for found in tries) == 1
+    assert len({found[0].row.id for found in tries}) == 1
 
 
 async def test_claim_takes_the_longest_due_first_and_only_known_jobs(store):
@@ -168,7 +233,9 @@ async def test_steps_are_kept_in_order_and_once(store):
         *(store.record(held.lease, entry(store, f"s{i}")) for i in range(20))
     )
     assert seqs == list(range(3, 23))
-    assert list(await store.checkpoints(held.row.id)) == [f"s{i}" for i in range(20)]
+    assert list((await store.decided_steps(held.row.id)).checkpoints) == [
+        f"s{i}" for i in range(20)
+    ]
     with pytest.raises(Exception, match=r"(?i)unique"):
         await store.record(held.lease, entry(store, "s3"))
     assert (await store.record(held.lease, entry(store, "s20"))) == 23
@@ -272,6 +339,32 @@ async def test_moving_a_run_that_does_not_exist(store):
         await store.move("nothing", CANCEL, 1)
 
 
+async def test_results_of_steps_go_with_the_completion_that_says_so(store):
+    rows = await put(store, *(new(n) for n in range(3)))
+    leases = [held.lease for held in await claim(store)]
+    for lease in leases:
+        await store.record(lease, entry(store, "one"))
+        await store.record(lease, entry(store, "two", "step:fail"))
+    forget = [settlement(store, COMPLETE, output="5", forget_steps=n > 0) for n in range(3)]
+    await asyncio.gather(
+        *(store.settle(*one) for one in zip(leases, [COMPLETE] * 3, forget, strict=True))
+    )
+    kept = [[(line.step, line.data) for line in await store.steps(row.id)] for row in rows]
+    failed = ("two", "1")
+    assert kept == [[("one", "1"), failed], [("one", None), failed], [("one", None), failed]]
+    assert [(await store.run(row.id)).output for row in rows] == ["5"] * 3
+
+
+async def test_what_lost_its_lease_forgets_nothing(store):
+    await put(store, new(1))
+    held = await claim_one(store)
+    await store.record(held.lease, entry(store, "one"))
+    lost = held.lease._replace(token="x" * 32)
+    with pytest.raises(LeaseLost):
+        await store.settle(lost, COMPLETE, settlement(store, COMPLETE, forget_steps=True))
+    assert (await store.checkpoint(held.row.id, "one")).data == "1"
+
+
 async def test_retry_keeps_checkpoints_and_forgets_the_error(store):
     await put(store, new(1))
     held = await claim_one(store)
@@ -281,7 +374,7 @@ async def test_retry_keeps_checkpoints_and_forgets_the_error(store):
     assert (row.status, row.error, row.ended_at, seq) == ("pending", None, None, 5)
     again = await claim_one(store)
     assert again.resumed
-    assert list(await store.checkpoints(again.row.id)) == ["a"]
+    assert list((await store.decided_steps(again.row.id)).checkpoints) == ["a"]
 
 
 async def test_one_running_run_per_key_first_come_first_served(store):
@@ -304,7 +397,7 @@ async def test_what_waits_behind_a_busy_key_is_parked_once(store):
     while await claim(store, 10):
         pass
     rows = await store.runs(RunFilter(limit=1000))
-    assert sum(row.due_at == PARKED for row in rows) == 299
+    assert sum((row.due_at, row.key_slot) == (NEVER, PARKED) for row in rows) == 299
     assert not await store.any_due(["job"], store.clock.now())
 
 
@@ -315,9 +408,10 @@ async def test_the_key_is_handed_on_whatever_ends_its_holder(store, how):
     assert await claim(store) == []
     if how.startswith("cancel"):
         await store.move(held.row.id, CANCEL, store.clock.now())
-        if (
-            how == "cancel-next"
-        ):  # the one that the key was handed to goes too, before it is claimed
+        assert await claim(store) == [], "its body still runs"
+        await store.let_go(held.lease, store.clock.now())
+        if how == "cancel-next":
+            # The one that the key was handed to goes too, before it is claimed.
             await store.move(new(1).id, CANCEL, store.clock.now())
     else:
         row = {"complete": COMPLETE, "fail": FAIL, "wait": WAIT}[how]
@@ -343,6 +437,191 @@ async def test_a_key_is_its_scopes_own(store):
     await store.settle(held["b"].lease, COMPLETE, done)
     assert [c.row.id for c in await claim(store)] == [new(3).id]
     await store.move(held["a"].row.id, CANCEL, store.clock.now())
+    await store.let_go(held["a"].lease, store.clock.now())
+    assert [c.row.id for c in await claim(store)] == [new(2).id]
+
+
+# -- a run that was moved on while its body runs is held
+
+
+async def hold(store, how, *, key="k", others=2):
+    """A run whose body runs though it does not any more, and the others that wait for its key."""
+    await put(store, new(0, key=key), *(new(n, key=key) for n in range(1, others + 1)))
+    held = await claim_one(store)
+    assert key is None or await claim(store) == []
+    if how is CANCEL:
+        row, _ = await store.move(held.row.id, CANCEL, store.clock.now())
+    else:
+        error = '{"type":"E","message":"m"}' if how is FAIL else None
+        moved = settlement(store, how, error=error, body_runs=True)
+        row, _ = await store.settle(held.lease, how, moved)
+    assert row.held_until == store.clock.now() + LEASE
+    return held
+
+
+@pytest.mark.parametrize("how", [CANCEL, FAIL, COMPLETE], ids=lambda row: row.name)
+async def test_the_key_of_a_held_run_is_free_when_its_holder_lets_go(store, how):
+    held = await hold(store, how)
+    store.clock.at += LEASE // 2
+    assert await claim(store) == []
+    gone = await store.let_go(held.lease, store.clock.now())
+    assert (gone.key_slot, gone.held_until) == (None, None)
+    assert [c.row.id for c in await claim(store)] == [new(1).id]
+    assert await store.let_go(held.lease, store.clock.now()) is None
+
+
+async def test_the_key_of_a_held_run_is_free_when_its_holder_is_not_heard_of_for_a_lease(store):
+    held = await hold(store, CANCEL)
+    store.clock.at += LEASE - 1
+    assert not await store.any_due(["job"], store.clock.now())
+    store.clock.at += 1
+    assert await store.any_due(["job"], store.clock.now()), "nobody has to come by for it"
+    assert [c.row.id for c in await claim(store)] == [new(1).id]
+    assert await store.let_go(held.lease, store.clock.now()) is None
+    assert await claim(store) == []
+
+
+async def test_who_has_waited_longest_is_first_when_a_hold_lapses(store):
+    await hold(store, CANCEL, others=1)
+    await put(store, new(2, key="k"))  # due, and not parked yet
+    store.clock.at += LEASE
+    taken = await claim(store) or await claim(store)
+    assert [c.row.id for c in taken] == [new(1).id]
+
+
+async def test_a_heartbeat_prolongs_a_hold_and_says_that_the_run_is_over(store):
+    held = await hold(store, CANCEL)
+    for _ in range(3):
+        store.clock.at += LEASE - 1
+        assert not await store.holds(held.lease, store.clock.now())
+    row = await store.run(held.row.id)
+    assert (row.status, row.held_until) == ("cancelled", store.clock.now() + LEASE)
+    assert (await store.run(new(1).id)).due_at <= store.clock.now(), (
+        "it looks again at the first end"
+    )
+    assert await claim(store) == [], "and finds that the hold goes on"
+    store.clock.at += LEASE
+    assert [c.row.id for c in await claim(store)] == [new(1).id]
+
+
+async def test_the_first_in_line_passes_its_time_on_when_it_is_cancelled(store):
+    await hold(store, CANCEL)
+    await store.move(new(1).id, CANCEL, store.clock.now())
+    store.clock.at += LEASE
+    assert [c.row.id for c in await claim(store)] == [new(2).id]
+
+
+async def test_a_held_run_that_is_retried_is_due_when_its_holder_lets_go(store):
+    held = await hold(store, CANCEL)
+    row, _ = await store.move(held.row.id, RETRY, store.clock.now())
+    assert row.due_at == row.held_until
+    assert await claim(store) == []
+    store.clock.at += LEASE - 1
+    assert not await store.holds(held.lease, store.clock.now())
+    store.clock.at += LEASE - 1
+    assert await claim(store) == [], "the heartbeat prolonged it"
+    assert (await store.let_go(held.lease, store.clock.now())).status == "pending"
+    assert [c.row.id for c in await claim(store)] == [held.row.id], "and it kept its key"
+    assert await claim(store) == []
+
+
+async def test_a_held_run_that_is_retried_is_due_when_the_hold_lapses(store):
+    held = await hold(store, CANCEL)
+    await store.move(held.row.id, RETRY, store.clock.now())
+    store.clock.at += LEASE
+    (again,) = await claim(store)
+    assert (again.row.id, again.row.generation, again.row.held_until) == (held.row.id, 2, None)
+    assert await store.let_go(held.lease, store.clock.now()) is None, "the lease is another's"
+    assert (await store.run(held.row.id)).status == "running"
+
+
+async def test_a_former_holder_lets_go_of_nothing(store):
+    former = await hold(store, CANCEL)
+    await store.move(former.row.id, RETRY, store.clock.now())
+    store.clock.at += LEASE
+    (holder,) = await claim(store)
+    await store.move(holder.row.id, CANCEL, store.clock.now())
+    assert await store.let_go(former.lease, store.clock.now()) is None
+    assert await claim(store) == []
+    await store.let_go(holder.lease, store.clock.now())
+    assert [c.row.id for c in await claim(store)] == [new(1).id]
+
+
+async def test_a_run_that_is_handed_back_while_its_body_runs_waits_for_it(store):
+    held = await hold(store, RELEASE, others=1)
+    assert await claim(store) == []
+    assert (await store.let_go(held.lease, store.clock.now())).status == "pending"
+    assert [c.row.id for c in await claim(store)] == [held.row.id]
+
+
+@pytest.mark.parametrize("row", [COMPLETE, FAIL, RELEASE], ids=lambda row: row.name)
+async def test_a_run_without_a_key_is_held_as_well(store, row):
+    held = await hold(store, row, key=None, others=0)
+    if row is RELEASE:
+        assert await claim(store) == []
+    else:
+        with pytest.raises(RunConflictError, match="still stopping"):
+            await store.delete(held.row.id, store.clock.now())
+    store.clock.at += LEASE
+    if row is RELEASE:
+        assert [c.row.id for c in await claim(store)] == [held.row.id]
+    else:
+        await store.delete(held.row.id, store.clock.now())
+
+
+async def test_a_held_run_is_purged_only_when_its_body_has_ended(store):
+    held = await hold(store, CANCEL)
+    later = store.clock.now() + LEASE // 2
+    store.clock.at = later
+    assert await store.purge(later, later) == []
+    await store.let_go(held.lease, later)
+    assert [row.id for row in await store.purge(later, later)] == [held.row.id]
+
+
+async def test_a_run_whose_dead_holder_held_its_key_hands_it_on_when_it_is_deleted(store):
+    held = await hold(store, CANCEL, others=1)
+    await store.move(new(1).id, CANCEL, store.clock.now())
+    await put(store, new(3, key="k"))
+    store.clock.at += LEASE
+    await store.delete(held.row.id, store.clock.now())
+    assert [c.row.id for c in await claim(store)] == [new(3).id]
+
+
+async def test_a_dead_owner_holds_nothing(store):
+    held = await hold(store, CANCEL)
+    assert await store.owners(["job"], store.clock.now()) == ["me"]
+    assert await store.expire("me", ["job"], store.clock.now()) == [held.row.id]
+    assert [c.row.id for c in await claim(store)] == [new(1).id]
+    assert await store.expire("another", ["job"], store.clock.now()) == []
+
+
+async def test_a_hold_does_not_wait_for_a_clock_that_was_set_back(store):
+    await hold(store, CANCEL)
+    store.clock.at -= 10 * LEASE
+    await store.hurry(["job"], store.clock.now(), LEASE)
+    store.clock.at += LEASE
+    assert [c.row.id for c in await claim(store)] == [new(1).id]
+
+
+async def test_whose_runs_were_cancelled_or_taken_over_is_known_at_once(store):
+    await put(store, *(new(n) for n in range(4)))
+    leases = [claimed.lease for claimed in await claim(store)]
+    await store.move(leases[1].run_id, CANCEL, store.clock.now())
+    await store.move(leases[2].run_id, CANCEL, store.clock.now())
+    await store.move(leases[2].run_id, RETRY, store.clock.now())
+    await store.settle(leases[3], RELEASE, settlement(store, RELEASE))
+    await claim(store, 1)
+    gone = await store.no_longer_ours(leases)
+    assert sorted(gone) == [lease.run_id for lease in leases[1:]]
+
+
+async def test_a_cancelled_run_that_nobody_executes_hands_its_key_on_at_once(store):
+    await put(store, new(1, key="k"), new(2, key="k"))
+    held = await claim_one(store)
+    assert await claim(store) == []
+    store.clock.at += LEASE + 1  # its worker is dead
+    row, _ = await store.move(held.row.id, CANCEL, store.clock.now())
+    assert row.held_until is None
     assert [c.row.id for c in await claim(store)] == [new(2).id]
 
 
@@ -352,6 +631,15 @@ async def test_a_released_run_keeps_its_key_and_its_place(store):
     assert await claim(store) == []
     later = Settlement(store.clock.now(), held.row.created_at)
     await store.settle(held.lease, RELEASE, later)
+    assert [c.row.id for c in await claim(store)] == [held.row.id]
+
+
+async def test_a_run_that_was_handed_back_keeps_its_key_when_its_body_has_ended(store):
+    await put(store, new(1, key="k"), new(2, "other", "k"))
+    held = await claim_one(store)
+    await store.settle(held.lease, RELEASE, settlement(store, RELEASE, body_runs=True))
+    await store.let_go(held.lease, store.clock.now())
+    assert await claim(store, jobs=["other"]) == []
     assert [c.row.id for c in await claim(store)] == [held.row.id]
 
 
@@ -371,12 +659,26 @@ async def test_a_dead_owners_leases_end_at_once(store):
     assert (await claim_one(store)).row.recoveries == 1
 
 
+async def test_the_leases_and_the_holds_of_the_living_outlast_a_dead_owner(store):
+    await put(store, *(new(n) for n in range(4)))
+    now, of = store.clock.now(), {}
+    for owner in ("dead", "living"):
+        of[owner] = (await store.claim(["job"], owner, now, LEASE, 2, takeover=True)).taken
+        await store.move(of[owner][1].row.id, CANCEL, now)  # its body runs: it is held
+    before = [await store.run(held.row.id) for held in of["living"]]
+    expired = await store.expire("dead", ["job"], now)
+    assert sorted(expired) == [held.row.id for held in of["dead"]]
+    assert [await store.run(held.row.id) for held in of["living"]] == before
+    assert await store.owners(["job"], now) == ["living"]
+    assert [held.row.id for held in await claim(store)] == [of["dead"][0].row.id]
+
+
 async def test_a_deleted_run_leaves_one_line_that_tells_of_it(store):
     lease = await _run_in(store, Status.COMPLETED)
     await store.delete(lease.run_id, store.clock.now())
     assert await store.run(lease.run_id) is None
     (line,) = await store.journal(lease.run_id)
-    told = '{"job":"job","labels":{},"scope":""}'
+    told = '{"job":"job","scope":""}'
     assert (line.type, line.seq, line.data) == ("run:delete", 4, told)
     with pytest.raises(RunNotFoundError):
         await store.delete(lease.run_id, store.clock.now())

@@ -9,6 +9,7 @@ import pytest
 
 from durably import Durably, Step
 from durably.runtime import Runtime
+from durably.store.base import NewRun
 from durably.store.sql import statements
 from durably.store.sqlite import DIALECT, SQLiteStore
 
@@ -88,7 +89,7 @@ async def test_a_first_run_reads_no_checkpoints(counted, monkeypatch):
     async def never(run_id):
         raise AssertionError("a first attempt has none")
 
-    monkeypatch.setattr(counted.store, "checkpoints", never)
+    monkeypatch.setattr(counted.store, "decided_steps", never)
     assert (await counted.steps.trigger_and_wait(2)).output == 2
 
 
@@ -104,6 +105,14 @@ async def test_replaying_a_thousand_steps_is_one_query(counted):
     assert again.attempt == row.generation + 1
     assert counted.store.seen["select"] < 20
     assert counted.store.seen["insert"] == 2
+
+
+async def test_steps_of_a_page_of_runs_are_counted_by_one_query(counted):
+    for _ in range(5):
+        await counted.steps.trigger_and_wait(2)
+    counted.store.seen.clear()
+    assert [run.steps_done for run in await counted.get_runs()] == [2] * 5
+    assert counted.store.seen["select"] == 2
 
 
 async def test_an_idle_worker_asks_at_most_once_a_poll(tmp_path):
@@ -122,21 +131,53 @@ async def test_an_idle_worker_asks_at_most_once_a_poll(tmp_path):
         assert store.seen["begin"] == 0
 
 
+@pytest.mark.parametrize("count", [2, 2000])
+async def test_a_claim_is_as_cheap_for_many_jobs_as_for_few(tmp_path, count):
+    store = CountingStore(tmp_path / "a.db", Runtime())
+    await store.open()
+    await store.migrate()
+    jobs = [f"job-{i}" for i in range(count)]
+    for n, name in enumerate((jobs[-1], jobs[0], "another", jobs[-1])):
+        await store.enqueue([NewRun(f"{n:036d}", name, "1", "{}", None, None)], 10 - n)
+    store.seen.clear()
+    assert await store.any_due(jobs, 100)
+    assert not await store.any_due(jobs[1:-1], 100)
+    claims = await store.claim(jobs, "me", 100, 1000, 10, takeover=True)
+    assert [int(claimed.row.id) for claimed in claims.taken] == [3, 1, 0]
+    assert sum(store.seen.values()) <= 20
+    await store.close()
+
+
 PLANS = {
     "due": {"job": "j", "now": 1, "skipped": "", "limit": 5},
-    "is_due": {"job": "j", "now": 1},
-    "busy": {"scope": "", "concurrency_key": "k"},
-    "unpark": {"scope": "", "concurrency_key": "k"},
-    "claim": {"id": "x", "owner": "o", "token": "t", "recoveries": 0, "due_at": 1, "now": 1},
+    "evict": {"scope": "", "concurrency_key": "k", "now": 1},
+    "key_holders": {"scope": "", "concurrency_key": "k"},
+    "blockers": {"scope": "", "concurrency_key": "k"},
+    "delays": {"run_id": "x", "now": 1},
+    "executed": {"now": 1},
+    "unpark": {"scope": "", "concurrency_key": "k", "now": 1},
+    "is_parked": {"scope": "", "concurrency_key": "k"},
+    "heir": {"scope": "", "concurrency_key": "k", "until": 1},
+    "claim": {"id": "x", "owner": "o", "token": "t", "recoveries": 0, "due_at": 1, "now": 1, "key_slot": 0, "seen_slot": 0},
+    "let_go": {"run_id": "x", "token": "t", "now": 1},
+    "no_longer_ours": {"run_id": "x", "token": "t"},
+    "expire_holds": {"owner": "o", "now": 1},
+    "is_held_too_long": {"now": 1, "lease": 1},
+    "hurry_holds": {"now": 1, "lease": 1},
+    "due_jobs": {"jobs": '["j", "k"]', "now": 1, "skipped": 0},
+    "any_due": {"jobs": '["j", "k"]', "now": 1},
     "claimed": {"token": "t", "owner": "o"},
     "renew": {"run_id": "x", "token": "t", "due_at": 1, "now": 1},
     "record": {"run_id": "x", "token": "t", "at": 1, "type": "t", "step": "s", "step_index": 1, "started_at": 1, "data": ""},
     "recorded": {"run_id": "x", "step": "s", "attempt": 1},
     "append": {"run_id": "x", "at": 1, "type": "t", "attempt": 1, "started_at": 1, "data": ""},
-    "checkpoints": {"run_id": "x"},
+    "decided": {"run_id": "x", "after": 0, "limit": 5},
+    "checkpoint": {"run_id": "x", "step": "s"},
     "journal": {"run_id": "x", "after": 1, "limit": 5},
     "tail": {"position": 1, "limit": 5},
-    "purgeable": {"before": 1, "limit": 5},
+    "purgeable": {"before": 1, "limit": 5, "now": 1},
+    "forget_steps": {"run_id": "x"},
+    "waits": {"scope": "", "concurrency_key": "k", "job": "j"},
     "enqueued": {"id": "x", "job": "j", "scope": "", "idempotency_key": "k"},
     "owners": {"job": "j", "now": 1},
     "expire": {"job": "j", "owner": "o", "now": 1},

@@ -10,7 +10,9 @@ import pytest
 
 from durably import Durably, Step
 from durably.errors import SchemaError
+from durably.models import RunRow
 from durably.runtime import Runtime
+from durably.state import NEVER, PARKED
 from durably.store.sql import migrations
 from durably.store.sqlite import DIALECT, SQLiteStore
 
@@ -43,13 +45,15 @@ def test_a_released_migration_stays_as_it_is(number):
 async def test_schema_1_is_refused_until_it_is_migrated(version_1):
     before = read(version_1, "durably_runs")
     durably = Durably(version_1)
-    with pytest.raises(SchemaError, match="schema 1, this Durably needs 2: call"):
+    with pytest.raises(SchemaError, match="schema 1, this Durably needs 3: call"):
         await durably.start()
     await durably.stop()
     assert read(version_1, "durably_runs") == before
 
 
-async def test_schema_2_gives_every_run_the_empty_scope_and_keeps_the_rest(version_1):
+async def test_newer_schemas_give_every_run_the_empty_scope_and_its_place_and_keep_the_rest(
+    version_1,
+):
     runs, journal = read(version_1, "durably_runs"), read(version_1, "durably_journal")
     assert {row[2] for row in runs} == {
         "pending", "running", "waiting", "completed", "failed", "cancelled"
@@ -60,9 +64,16 @@ async def test_schema_2_gives_every_run_the_empty_scope_and_keeps_the_rest(versi
     for store in stores:
         await store.require_schema()
         await store.close()
-    assert read(version_1, "durably_runs") == [(*row, "") for row in runs]
+    migrated = read(version_1, "durably_runs")
+    assert [row[:-2] for row in migrated] == [(*row, "") for row in runs]
+    columns = RunRow._fields
+    for row in (RunRow._make(row) for row in migrated):
+        place = 0 if row.status == "running" and row.concurrency_key else None
+        assert row.key_slot == (PARKED if row.due_at == NEVER else place)
+        assert row.held_until is None
+    assert columns[-2:] == ("key_slot", "held_until")
     assert read(version_1, "durably_journal") == journal
-    assert read(version_1, "durably_version") == [(1,), (2,)]
+    assert read(version_1, "durably_version") == [(1,), (2,), (3,)]
 
 
 async def test_what_schema_1_left_undone_is_finished(version_1):

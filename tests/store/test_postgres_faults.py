@@ -1,16 +1,20 @@
 """Trouble between a worker and its PostgreSQL delays a run; it never fails one, and repeats nothing."""
 
 import asyncio
+import threading
 from collections import Counter
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
 import pytest
 
 from durably import Durably, Step
-from durably.errors import LeaseLost
+from durably.errors import LeaseLost, StorageError, StorageUnavailableError
 from durably.runtime import Runtime
+from durably.store import sql
 from durably.store.base import Entry, NewRun
 from durably.store.postgres import link
+from durably.store.postgres.leases import Leases
 from durably.store.postgres.store import PostgresStore
 from durably.store.postgres.trouble import LostConnectionError
 from tests import postgres
@@ -144,6 +148,158 @@ async def test_a_pulled_cable(proxied, monkeypatch):
         await crew.ended(runs, 100)
     assert set(crew.effects.values()) == {1}
     await check(url)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("XX000", "MaxClientsInSessionMode: max clients reached"),
+        ("28P01", "password authentication failed"),
+        ("42501", "permission denied for database"),
+        ("0A000", "not supported by this pooler"),
+        ("99999", "a state that nobody has heard of"),
+    ],
+)
+async def test_whatever_refuses_a_connection_passes(proxied, state, words):
+    """A pooler or a gateway answers in the server's stead, with what it likes (P2)."""
+    _, proxy, way = proxied
+    crew = Crew(way)
+    release = asyncio.Event()
+
+    @crew.durably.job("long")
+    async def long(step: Step) -> int:
+        await step.run("wait", release.wait)
+        return 1
+
+    store = crew.durably._store
+    async with asyncio.timeout(60), crew.durably:
+        held = await long.trigger()
+        runs = await crew.steps.batch_trigger([50] * 3)
+        while sum(crew.effects.values()) < 20:
+            await asyncio.sleep(0.005)
+        proxy.refusal = (state, words)
+        proxy.cut_all()
+        while store._leases.trouble.why is None:
+            await asyncio.sleep(0.01)
+        assert store.trouble
+        with pytest.raises(StorageUnavailableError, match="leases cannot be renewed"):
+            await store.claim(["steps"], "other", 0, 30_000, 1, takeover=False)
+        proxy.refusal = None
+        await crew.ended(runs, 50)
+        release.set()
+        assert (await crew.durably.wait(held)).attempt == 1
+        while store._leases.trouble.why is not None:
+            await asyncio.sleep(0.01)
+        assert (await crew.durably.health()).database == "ok"
+    assert proxy.refused
+    assert set(crew.effects.values()) == {1}
+
+
+async def test_no_error_ends_the_renewals(postgres_url, monkeypatch):
+    """Also one that is nobody's fault but ours (P2)."""
+    durably = Durably(postgres_url, heartbeat_interval=0.05, stale_threshold=20)
+    release, failed = asyncio.Event(), threading.Event()
+
+    @durably.job("long")
+    async def long(step: Step) -> None:
+        await release.wait()
+
+    real = Leases._try
+
+    async def fails(self, link, wanted):
+        monkeypatch.setattr(Leases, "_try", real)
+        failed.set()
+        raise RuntimeError("unforeseen")
+
+    async with asyncio.timeout(60), durably:
+        monkeypatch.setattr(Leases, "_try", fails)
+        run = await long.trigger()
+        await asyncio.to_thread(failed.wait, 30)
+        connection = await asyncpg.connect(postgres_url)
+        before = await connection.fetchval("select due_at from durably_runs")
+        while await connection.fetchval("select due_at from durably_runs") == before:
+            await asyncio.sleep(0.01)
+        await connection.close()
+        release.set()
+        await durably.wait(run)
+
+
+async def test_nothing_is_claimed_when_no_thread_can_renew_it(postgres_url, monkeypatch):
+    durably = Durably(postgres_url, polling_interval=0.05)
+    refused = asyncio.Event()
+    real, loop = threading.Thread.start, asyncio.get_running_loop()
+
+    def start(thread):
+        if thread.name == "durably-leases" and not refused.is_set():
+            loop.call_soon_threadsafe(refused.set)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    @durably.job("job")
+    async def job(step: Step) -> None: ...
+
+    async with asyncio.timeout(60), durably:
+        run = await job.trigger()
+        await refused.wait()
+        assert (await durably.wait(run)).attempt == 1
+
+
+async def test_what_the_driver_says_does_not_reach_the_caller(postgres_url):
+    durably = Durably(postgres_url, worker=False)
+    await durably.init()
+    with pytest.raises(StorageError, match="SQLSTATE 22021") as caught:
+        await durably._store.run("a\0b")
+    assert type(caught.value) is StorageError
+    with pytest.raises(StorageError):  # refused by the driver itself
+        await durably._store.journal("r", 2**70)
+    new = NewRun("r", "job", "1", "{}", None, "a\0b")
+    with pytest.raises(StorageError, match="SQLSTATE 22021"):
+        await durably._store.enqueue([new], 1)
+    await durably.stop()
+
+
+async def test_a_slow_listing_is_no_outage(postgres_url, monkeypatch):
+    """It is refused at once, keeps nobody from being taken over, and holds up no other read."""
+    monkeypatch.setitem(link._SETTINGS, "statement_timeout", "300")
+    durably = Durably(postgres_url, worker=False)
+    await durably.init()
+    store = durably._store
+    monkeypatch.setattr(
+        sql, "select_runs", lambda *_: ("select pg_sleep(600) from durably_version limit 1", {})
+    )
+    listing = asyncio.create_task(durably.get_runs())
+    while not store._listings._turn.locked():
+        await asyncio.sleep(0)
+    assert await durably.get_run("none") is None
+    assert not listing.done()
+    with pytest.raises(StorageError, match="57014") as caught:
+        await listing
+    assert not isinstance(caught.value, StorageUnavailableError)
+    assert store.trouble is None
+    assert store.troubled_at == float("-inf")
+    await durably.stop()
+
+
+async def test_a_server_that_defaults_to_snapshots_is_told_otherwise(postgres_url):
+    """In a snapshot from before it waited for a lock, a statement would not see what it waited for."""
+    connection = await asyncpg.connect(postgres_url)
+    name = urlsplit(postgres_url).path[1:]
+    await connection.execute(
+        f"alter database {name} set default_transaction_isolation = 'repeatable read'"
+    )
+    await connection.close()
+    for pooled in (False, True):
+        store = PostgresStore(postgres_url, Runtime(), pooled=pooled)
+        await store.open()
+        async with store._commands.session() as session:
+            shown = await session.fetch("select current_setting('transaction_isolation')", {})
+            assert shown[0][0] == "read committed"
+            async with session.transaction(), session.transaction():
+                shown = await session.fetch("select current_setting('transaction_isolation')", {})
+                assert shown[0][0] == "read committed"
+        await store.close()
 
 
 async def test_a_worker_that_stops_within_a_transaction_is_ended_by_the_server(

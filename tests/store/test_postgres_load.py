@@ -4,7 +4,6 @@ import asyncio
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
-import pytest
 
 from durably import Durably, Step
 from durably.runtime import Runtime
@@ -24,8 +23,7 @@ async def one() -> int:
     return 1
 
 
-@pytest.mark.parametrize("jobs", [1, 5])
-async def test_an_idle_worker_says_about_one_thing_a_second(postgres_url, jobs):
+async def test_an_idle_worker_says_about_one_thing_a_second_however_many_its_jobs(postgres_url):
     """Counted on the wire, with every setting as it is by default: polls, probes, all there is."""
     async with Proxy(urlsplit(postgres_url).port) as proxy:
         durably = Durably(through(postgres_url, proxy))
@@ -33,7 +31,7 @@ async def test_an_idle_worker_says_about_one_thing_a_second(postgres_url, jobs):
         async def body(step: Step) -> int:
             return await step.run("one", one)
 
-        made = [durably.job(f"job-{n}")(body) for n in range(jobs)]
+        made = [durably.job(f"job-{n}")(body) for n in range(5)]
         async with durably:
             for job in made:
                 await job.trigger_and_wait(timeout=60)

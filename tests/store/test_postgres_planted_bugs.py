@@ -13,11 +13,14 @@ from typing import NamedTuple
 import pytest
 
 from durably.errors import LeaseLost
-from durably.state import COMPLETE, RELEASE, TRANSITIONS, WAIT
+from durably.state import CANCEL, COMPLETE, RELEASE, TRANSITIONS, WAIT
+from durably.store import sql
 from durably.store.base import Entry, Settlement
+from durably.store.postgres import claims, positions
 from durably.store.postgres.link import Link
 from durably.store.postgres.writes import Claim, Enqueue, Record, Settle
 from durably.store.sql import ClaimRequest
+from tests import postgres
 from tests.conftest import ManualPostgresStore, ManualRuntime
 from tests.planting import rewrite
 from tests.store import test_conformance as conformance
@@ -60,6 +63,64 @@ async def repeated(store, *writes):
         write.tries = 1
     futures = [store._flusher.submit(write) for write in writes]
     return (await asyncio.gather(*futures, return_exceptions=True))[-1]
+
+
+async def another_holders_completion_is_not_ours(store):
+    await put(store, new(1))
+    old = await claim_one(store)
+    store.clock.at += 2 * conformance.LEASE
+    new_holder = await claim_one(store)
+    done = settlement(store, COMPLETE, output="1")
+    await store.settle(new_holder.lease, COMPLETE, done)
+    lost = await repeated(store, Settle(old.lease, COMPLETE, done._replace(output="2")))
+    assert isinstance(lost, LeaseLost)
+    row, _ = await repeated(store, Settle(new_holder.lease, COMPLETE, done))
+    assert row.output == "1"
+
+
+async def a_run_is_parked_before_the_holder_of_its_key_leaves(store):
+    """Else nobody hands the key on to a run that is parked when the holder has just left."""
+    await put(store, new(1, key="k"))
+    held = await claim_one(store)
+    await put(store, new(2, key="k"))
+    await postgres.execute(store.url, STOP_PARKING)
+    stop, watch = Link(store._server), Link(store._server)
+    try:
+        async with watch.session() as session:
+            async with stop.session() as other, other.transaction():
+                await other.fetch("select pg_advisory_xact_lock(7)", {})
+                claiming = asyncio.create_task(claim(store))
+                await until(session, 1)
+                leaving = store.settle(
+                    held.lease, COMPLETE, settlement(store, COMPLETE, output="1")
+                )
+                left = asyncio.ensure_future(leaving)
+                await until(session, 2, unless=left)
+            assert await claiming == []
+            await left
+    finally:
+        await stop.close()
+        await watch.close()
+    assert (await claim_one(store)).row.id == new(2).id
+
+
+async def until(session, count, unless=None):
+    """Until so many connections wait for others."""
+    async with asyncio.timeout(30):
+        while (await session.fetch(fence.WAITS, {}))[0][0] < count:
+            if unless is not None and unless.done():
+                return
+            await asyncio.sleep(0.005)
+
+
+STOP_PARKING = """
+create or replace function stop() returns trigger language plpgsql as $$
+begin
+  perform pg_advisory_xact_lock(7);
+  return new;
+end $$;
+create trigger stop before update on durably_runs for each row when (new.key_slot = -1) execute function stop();
+"""
 
 
 async def several_repeated_completions_are_known(store):
@@ -149,8 +210,8 @@ async def what_was_taken_before_is_known(store):
     now = store.clock.now()
     ask = ClaimRequest(["job"], "me", held.lease.token, now, conformance.LEASE, 1, takeover=True)
     stored, again = Enqueue([new(1)], now), Claim(ask)
-    claims = await repeated(store, stored, again)
-    assert [one.lease for one in claims.taken] == [held.lease]
+    found = await repeated(store, stored, again)
+    assert [one.lease for one in found.taken] == [held.lease]
     assert (await stored.future)[0].created
 
 
@@ -236,7 +297,86 @@ async def a_late_line_is_told(store):
         await quick.close()
 
 
+async def a_journal_of_large_lines_comes_in_pages(store):
+    await put(store, new(1))
+    held = await claim_one(store)
+    for n in range(4):
+        await store.record(held.lease, entry(store, f"s{n}")._replace(data="x" * 100))
+    page = await store._read(lambda: sql.journal(held.row.id, 0, 100, 150))
+    assert ([line.seq for line in page.rows], page.last) == ([1, 2, 3, 4], 4)
+    page = await store._read(lambda: sql.journal(held.row.id, 4, 100, 1000))
+    assert ([line.seq for line in page.rows], page.last) == ([5, 6], None)
+
+
+async def the_oldest_are_purged_first(store):
+    async with store._commands.session() as session:
+        for n in (3, 1, 2):
+            await session.fetch(ENDED, {"id": f"r{n}", "n": n})
+    purged = [await store.purge(10**15, 10**15, 1) for _ in range(4)]
+    assert [[row.id for row in rows] for rows in purged] == [["r1"], ["r2"], ["r3"], []]
+
+
+async def a_sequence_that_is_behind_goes_on_after_the_newest_line(store):
+    async with store._commands.session() as session:
+        await session.fetch(AHEAD, {})
+    await positions.set_if_behind(store._commands)
+    await put(store, new(1))
+    assert [line.position for line in await store.journal(new(1).id)] == [51]
+
+
+async def one_at_a_time_sets_the_sequence(store):
+    first, second, watch = (Link(store._server) for _ in range(3))
+    try:
+        async with watch.session() as session:
+            async with first.session() as other, other.transaction():
+                await other.fetch("lock_positions", {})
+                setting = asyncio.create_task(positions.set_if_behind(second))
+                await until(session, 1, unless=setting)
+                assert not setting.done()
+            await setting
+    finally:
+        for link in (first, second, watch):
+            await link.close()
+
+
+AHEAD = """
+insert into durably_journal (position, run_id, seq, at, type, attempt) values (50, 'r', 1, 1, 'x', 1)
+"""
+ENDED = """
+insert into durably_runs (id, job, status, input, labels, ended_at, created_at, updated_at)
+values (:id, 'job', 'completed', '1', '{}', :n, 1, 1)
+"""
 LINE = "insert into durably_journal (run_id, seq, at, type, attempt) values (:run_id, 1, 1, 'log:write', 1)"
+
+
+async def what_is_parked_with_others_looks_again_when_a_hold_ends(store):
+    """A look that finds one key busy parks all whose keys are, whoever holds them."""
+    await conformance.hold(store, CANCEL, others=0)
+    await put(store, new(1, key="a"))
+    await claim_one(store)
+    await put(store, new(2, key="a"), new(3, key="k"))
+    assert await claim(store, 1) == []
+    assert not await store.any_due(["job"], store.clock.now())
+    store.clock.at += conformance.LEASE
+    assert new(3).id in [held.row.id for held in await claim(store)]
+
+
+async def what_waits_behind_a_key_is_due_no_more(store):
+    await put(store, new(1, key="k"))
+    await claim_one(store)
+    await put(store, new(2, key="k"))
+    assert await claim(store) == []
+    assert not await store.any_due(["job"], store.clock.now())
+
+
+async def what_may_be_coalesced_waits_for_who_decides(store):
+    run = conformance.skipping(1)
+    async with store._commands.session() as session, session.transaction():
+        await session.fetch("lock_keys", {"names": sql.keys_to_lock([run])})
+        tried = asyncio.ensure_future(store.enqueue([run], 1))
+        await asyncio.wait([tried], timeout=0.2)
+        assert not tried.done()
+    assert (await tried)[0].created
 
 
 class Bug(NamedTuple):
@@ -247,6 +387,12 @@ class Bug(NamedTuple):
 
 
 BUGS = {
+    "two decide at once whether a run waits": Bug(
+        "lock_keys", "pg_advisory_xact_lock(key)", "pg_advisory_xact_lock_shared(key)",
+        what_may_be_coalesced_waits_for_who_decides),
+    "a completion deletes the results of others' steps": Bug(
+        "forget_steps_all", "run_id = any(cast(:run_id as text[])) and", "",
+        conformance.test_results_of_steps_go_with_the_completion_that_says_so),
     "a new run has no first line": Bug(
         "enqueue_all", "bigint) from new\n", "bigint) from new where false\n",
         conformance.test_a_new_run_is_pending_and_due_at_once),
@@ -280,7 +426,27 @@ BUGS = {
     "any job's runs are due": Bug(
         "any_due", "job = j.job and", "", known_jobs_alone_are_due),
     "another scope's busy key parks": Bug(
-        "park_all", "on busy.scope = due.scope and", "on", only_the_key_that_is_busy_parks),
+        "park_all", "on held.scope = due.scope and", "on", only_the_key_that_is_busy_parks),
+    "a run of a held key is not parked until the hold ends": Bug(
+        "park_all", "coalesce(held.until, ", "coalesce(null, ",
+        what_is_parked_with_others_looks_again_when_a_hold_ends),
+    "the holders of a key are not asked": Bug(
+        "key_holders", "key_slot >= 0 or status = 'running'", "false",
+        what_waits_behind_a_key_is_due_no_more),
+    "whoever holds a key may leave while another is parked": Bug(
+        "key_holders", "for share", "", a_run_is_parked_before_the_holder_of_its_key_leaves),
+    "the leases of the living end with those of the dead": Bug(
+        "expire", "and lease_owner = :owner ", "",
+        conformance.test_the_leases_and_the_holds_of_the_living_outlast_a_dead_owner),
+    "the holds of the living end with those of the dead": Bug(
+        "expire_holds", "and lease_owner = :owner", "",
+        conformance.test_the_leases_and_the_holds_of_the_living_outlast_a_dead_owner),
+    "a run that was handed back loses its key when its body has ended": Bug(
+        "let_go", "then key_slot end", "then null end",
+        conformance.test_a_run_that_was_handed_back_keeps_its_key_when_its_body_has_ended),
+    "all leases are ours": Bug(
+        "no_longer_ours", "<> g.token or r.status <> 'running'", "<> g.token",
+        conformance.test_whose_runs_were_cancelled_or_taken_over_is_known_at_once),
     "a renewal is none": Bug(
         "renew_all", "{now} + given.duration", "r.due_at", many_renewals_prolong),
     "a repeated write does not wait for the first": Bug(
@@ -303,14 +469,37 @@ BUGS = {
         "complete_all", "output = given.output", "output = r.output",
         many_completions_keep_their_outputs),
     "a handed back run loses its place": Bug(
-        "release_all", "due_at = r.created_at", "due_at = {now}",
+        "release_all", "then r.created_at", "then {now}",
         a_handed_back_run_keeps_its_place),
     "what was missing is not looked for again": Bug(
         "tail", "late.position between m.first and m.last", "late.position > m.last", a_late_line_is_told),
+    "a page has no end": Bug(
+        "journal", "where j.before <", "where true or j.before <", a_journal_of_large_lines_comes_in_pages),
+    "the youngest are purged first": Bug(
+        "purgeable", "order by ended_at", "order by ended_at desc", the_oldest_are_purged_first),
+    "the sequence is set when it is ahead": Bug(
+        "set_positions", "j.newest > coalesce", "j.newest < coalesce",
+        a_sequence_that_is_behind_goes_on_after_the_newest_line),
+    "two set the sequence at once": Bug(
+        "lock_positions", "select pg_advisory_xact_lock(7289343, 2)", "select 1", one_at_a_time_sets_the_sequence),
     "nobody is known to write": Bug(
         "writers", "RowExclusiveLock", "AccessExclusiveLock", a_late_line_is_told),
     "a single missing line is none": Bug(
         "missing", "newest.position - 1\n", "newest.position - 2\n", a_late_line_is_told),
+}  # fmt: skip
+
+
+async def _taken_without_a_transaction(session, ask, due):
+    return await session.run(sql.take(ask, due))
+
+
+IN_CODE = {
+    "a run with a key is taken or parked without a transaction": (
+        claims, "_take", _taken_without_a_transaction,
+        a_run_is_parked_before_the_holder_of_its_key_leaves),
+    "whoever completed a run, it was us": (
+        Settle, "is_done", lambda self, row: row.status == self.transition.target,
+        another_holders_completion_is_not_ours),
 }  # fmt: skip
 
 
@@ -328,7 +517,8 @@ async def store_on(url, bug=None):
         await store.close()
 
 
-OWN = {bug.test.__name__: bug.test for bug in BUGS.values() if bug.test.__module__ == __name__}
+TESTS = [bug.test for bug in BUGS.values()] + [bug[-1] for bug in IN_CODE.values()]
+OWN = {test.__name__: test for test in TESTS if test.__module__ == __name__}
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -342,6 +532,15 @@ async def test_a_bug_in_a_statement_is_caught(emptied_url, name):
     async with store_on(emptied_url, BUGS[name]) as store:
         with pytest.raises((Exception, pytest.fail.Exception)):  # however it shows
             await asyncio.wait_for(BUGS[name].test(store), 30)
+
+
+@pytest.mark.parametrize("name", IN_CODE)
+async def test_a_bug_in_the_code_around_them_is_caught(emptied_url, monkeypatch, name):
+    owner, attribute, planted, test = IN_CODE[name]
+    monkeypatch.setattr(owner, attribute, planted)
+    async with store_on(emptied_url) as store:
+        with pytest.raises((Exception, pytest.fail.Exception)):  # however it shows
+            await asyncio.wait_for(test(store), 30)
 
 
 async def test_leases_by_the_clock_of_a_host_would_be_stolen(emptied_url):

@@ -42,7 +42,7 @@ async def a_transaction_that_was_changed_for_another_is_noticed(store):
 
     with pytest.raises(ConfigurationError, match="do not end it"):
         await store.transact(held.lease, entry(store, "s"), work)
-    assert await store.checkpoints(held.row.id) == {}
+    assert (await store.decided_steps(held.row.id)).checkpoints == {}
 
 
 async def an_earlier_holders_locks_are_gone(store):

@@ -177,7 +177,7 @@ def test_d14_a_network_file_system_is_refused(tmp_path, kind, refused):
 async def test_d15_a_fork_is_told_to_open_its_own(tmp_path):
     store = await opened(tmp_path / "a.db")
     store._file._pid = -1  # as a child would find it
-    with pytest.raises(ForkedError, match="call init\\(\\) after the fork"):
+    with pytest.raises(ForkedError, match="open this one after the fork"):
         await store.enqueue([run(1)], 1)
     with pytest.raises(ForkedError):
         await store.run("x")

@@ -79,6 +79,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.model[run.id] = {
                 "status": "pending", "generation": 0, "due": self.now, "key": key, "known": known,
                 "steps": set(), "fresh": False, "recoveries": 0, "born": self.count,
+                "place": False, "held": None,
             }  # fmt: skip
         return row.id
 
@@ -91,12 +92,14 @@ class StoreMachine(RuleBasedStateMachine):
         taken = self.do(self._claim(limit)).taken
         due = [r for r in self.model.values() if r["due"] is not None and r["due"] <= self.now]
         if not taken:  # what is due is kept from running by its key alone
-            assert all(r["key"] and r["status"] != "running" and self._busy(r["key"]) for r in due)
+            assert all(r["key"] and r["status"] != "running" and self._busy(r) for r in due)
         for claimed in taken:
             run = self.model[claimed.row.id]
             assert run in due or run["status"] == "pending"  # unparked: due, as the model sees it
+            assert run["held"] is None or run["held"] <= self.now
             lapsed = run["status"] == "running"
-            assert lapsed or not run["key"] or not self._busy(run["key"])
+            assert not run["key"] or not self._busy(run)
+            run.update(place=bool(run["key"]), held=None)
             run["recoveries"] = run["recoveries"] + 1 if lapsed and not run["fresh"] else 0
             run.update(status="running", generation=run["generation"] + 1, fresh=False)
             run["due"] = self.now + claimed.lease.duration
@@ -104,8 +107,18 @@ class StoreMachine(RuleBasedStateMachine):
             assert claimed.row.generation == run["generation"]
         return multiple(*(claimed.lease for claimed in taken))
 
-    def _busy(self, key):
-        return any(r["key"] == key and r["status"] == "running" for r in self.model.values())
+    def _busy(self, run):
+        """Whether another run has its key: it runs, or its body may, or it is to go on from there."""
+        return any(
+            r is not run
+            and r["key"] == run["key"]
+            and r["place"]
+            and (r["status"] not in FINAL or self._is_held(r))
+            for r in self.model.values()
+        )
+
+    def _is_held(self, run):
+        return run["held"] is not None and run["held"] > self.now
 
     def _holds(self, lease: Lease):
         run = self.model.get(lease.run_id)
@@ -129,22 +142,49 @@ class StoreMachine(RuleBasedStateMachine):
     def renew(self, lease):
         held = self.do(self.store.holds(lease, self.now))
         assert held == bool(self._holds(lease))
-        if held:
-            self.model[lease.run_id]["due"] = self.now + lease.duration
+        run = self.model.get(lease.run_id)
+        if run and run["generation"] == lease.generation:
+            if held or (run["held"] is not None and run["status"] == "pending"):
+                run["due"] = self.now + lease.duration
+            if run["held"] is not None and (run["place"] or not run["key"] or self._is_held(run)):
+                run["held"] = self.now + lease.duration
 
-    @rule(lease=leases, row=st.sampled_from([COMPLETE, FAIL, WAIT, RELEASE]))
-    def settle(self, lease, row):
+    @rule(lease=leases)
+    def let_go(self, lease):
+        run = self.model.get(lease.run_id)
+        mine = run and run["generation"] == lease.generation
+        row = self.do(self.store.let_go(lease, self.now))
+        if row is None:
+            assert not (mine and self._is_held(run))
+            return
+        assert mine
+        assert run["held"] is not None
+        run["held"] = None
+        if run["status"] == "pending":
+            run["due"] = self.now
+        else:
+            run["place"] = False
+
+    @rule(
+        lease=leases, row=st.sampled_from([COMPLETE, FAIL, WAIT, RELEASE]), body_runs=st.booleans()
+    )
+    def settle(self, lease, row, body_runs):
+        body_runs = body_runs and row is not WAIT
         due = None if row.target in FINAL else self.now + (50_000 if row is WAIT else 0)
         values = {"output": "1"} if row is COMPLETE else {}
         if row is FAIL:
             values = {"error": '{"type":"E","message":"m"}'}
         try:
-            self.do(self.store.settle(lease, row, Settlement(self.now, due, **values)))
+            moved = Settlement(self.now, due, body_runs=body_runs, **values)
+            self.do(self.store.settle(lease, row, moved))
         except LeaseLost:
             assert not self._holds(lease)
         else:
             assert self._holds(lease)
-            self.model[lease.run_id].update(status=str(row.target), due=due)
+            run = self.model[lease.run_id]
+            held = run["due"] if body_runs else None
+            due = held if body_runs and row is RELEASE else due
+            run.update(status=str(row.target), due=due, held=held, place=run["place"] and body_runs)
 
     @rule(id=runs, row=st.sampled_from([CANCEL, RETRY]))
     def command(self, id, row):
@@ -157,7 +197,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert run["status"] not in row.sources
         else:
             assert run["status"] in row.sources
-            run.update(status=str(row.target), due=None if row is CANCEL else self.now)
+            if row is RETRY:
+                run.update(status="pending", due=run["held"] if self._is_held(run) else self.now)
+                return
+            if run["status"] == "running" and run["due"] > self.now:
+                run["held"] = run["due"]
+            elif not self._is_held(run):
+                run["held"] = None
+            run.update(status="cancelled", due=None, place=run["place"] and run["held"] is not None)
 
     @rule(id=runs)
     def delete(self, id):
@@ -167,8 +214,9 @@ class StoreMachine(RuleBasedStateMachine):
         except RunNotFoundError:
             assert run is None
         except RunConflictError:
-            assert Status(run["status"]) not in FINAL
+            assert Status(run["status"]) not in FINAL or self._is_held(run)
         else:
+            assert not self._is_held(run)
             del self.model[id]
 
     @rule()
@@ -183,7 +231,10 @@ class StoreMachine(RuleBasedStateMachine):
             id: (run["status"], run["generation"]) for id, run in self.model.items()
         }
         for row in rows:
-            assert set(self.do(self.store.checkpoints(row.id))) == self.model[row.id]["steps"]
+            assert (
+                set(self.do(self.store.decided_steps(row.id)).checkpoints)
+                == self.model[row.id]["steps"]
+            )
         running = [
             (row.scope, row.concurrency_key)
             for row in rows

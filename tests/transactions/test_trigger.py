@@ -1,6 +1,7 @@
 """trigger(connection=...): the run is there exactly if the user's transaction is committed."""
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -101,6 +102,21 @@ async def test_a_batch_with_what_is_known(durably, ship, user):
     async with asyncio.timeout(30):
         while len(await ship.get_runs(status="completed")) < 4:
             await asyncio.sleep(0.02)
+
+
+async def test_what_waits_in_a_transaction_is_waited_for(durably, ship, user):
+    """Whether it comes to be is open until then."""
+    skip = {"concurrency_key": "k", "coalesce": "skip"}
+    first = await ship.trigger(1, connection=user.given, **skip)
+    again = await ship.trigger(2, connection=user.given, **skip)
+    assert (first.disposition, again.disposition) == ("created", "coalesced")
+    assert again.id == first.id
+    later = asyncio.create_task(ship.trigger(3, **skip))
+    await asyncio.wait([later], timeout=0.2)
+    assert not later.done()
+    await user.rollback()
+    made = await later
+    assert (made.disposition, made.input) == ("created", 3)
 
 
 async def test_what_is_not_valid_is_refused_before_anything_is_written(durably, ship, user):
@@ -398,6 +414,31 @@ async def test_a_transaction_that_has_failed(ship, database):
                 await connection.execute("select * from missing")
             await ship.trigger(1, connection=connection)
     await connection.close()
+
+
+async def test_a_two_phase_transaction_is_refused(ship, database):
+    """PostgreSQL would refuse to prepare it, and say nothing that helps."""
+    with psycopg.connect(database) as connection:
+        connection.tpc_begin(connection.xid(1, "a", "b"))
+        with pytest.raises(ConfigurationError, match="two-phase"):
+            await ship.trigger(1, connection=connection)
+        connection.tpc_rollback()
+    engine = sa.create_engine(database.replace("postgresql:", "postgresql+psycopg:"))
+    with (
+        sessionmaker(engine, twophase=True)() as session,
+        pytest.raises(ConfigurationError, match="two-phase"),
+    ):
+        await ship.trigger(1, connection=session)
+    engine.dispose()
+
+
+async def test_no_second_connection_is_needed_while_one_is_held(durably, ship, user):
+    """A pooler may have none left: then all who hold one would wait for each other."""
+    async with contextlib.AsyncExitStack() as busy, asyncio.timeout(60):
+        for link in durably._store._links:
+            await busy.enter_async_context(link._turn)
+        await ship.trigger(1, connection=user.given)
+        await user.rollback()
 
 
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])

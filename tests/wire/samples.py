@@ -118,11 +118,13 @@ HEALTH: dict[str, Health] = {
 TRIGGERED: dict[str, Triggered] = {
     "created": Triggered(ID, "created"),
     "idempotent": Triggered(ID, "idempotent"),
+    "coalesced": Triggered(ID, "coalesced"),
 }
 
 REQUESTS: dict[str, TriggerRequest] = {
     "least": TriggerRequest("import-csv", {}),
     "most": TriggerRequest("import-csv", {"name": "Ada"}, "key 1", "key 2", {"org": "o1"}),
+    "coalescing": TriggerRequest("import-csv", {}, None, "key 2", coalesce="skip"),
     "without an object": TriggerRequest("import-csv", [1, None, "größe"]),
 }
 
@@ -140,8 +142,11 @@ def _events() -> dict[str, AnyEvent]:
     error = RunError(**ERROR)
     log: dict[str, Any] = {"message": "line 1\nline 2", "data": VALUE}
     return {
-        "run:trigger": events.RunTrigger(**kept),
-        "run:start": events.RunStart(**kept, attempt=2),
+        "run:trigger": events.RunTrigger(**kept, input=VALUE),
+        "run:coalesced": events.RunCoalesced(
+            **common, skipped_input=VALUE, skipped_labels={"by": "§ 5"}
+        ),
+        "run:start": events.RunStart(**kept, attempt=2, input=VALUE),
         "run:progress": events.RunProgress(**common, progress=Progress(1, 2, "half")),
         "run:progress with a count only": events.RunProgress(**common, progress=Progress(0.5)),
         "run:wait": events.RunWait(**kept),
@@ -155,6 +160,7 @@ def _events() -> dict[str, AnyEvent]:
         "step:start": events.StepStart(**common, **step),
         "step:complete": events.StepComplete(**kept, **step, output=VALUE, duration=0.0124),
         "step:fail": events.StepFail(**kept, **step, error=error),
+        "step:cancel": events.StepCancel(**common, **step),
         "log:write kept": events.LogWrite(**kept, **log, step_name="parse", level="warning"),
         "log:write": events.LogWrite(**common, **log, step_name=None, level="debug"),
     }

@@ -176,7 +176,7 @@ def test_events_come_back(name):
         "scope": "",
         "timestamp": event.timestamp.replace(microsecond=123_000),
     }
-    for field in ("output", "data"):
+    for field in ("output", "data", "input", "skipped_input"):
         if hasattr(event, field):
             changes[field] = as_told(getattr(event, field))
     if hasattr(event, "duration"):

@@ -19,4 +19,7 @@ createRoot(root).render(
   </StrictMode>,
 );
 
-if (import.meta.env.PROD) navigator.serviceWorker?.register("sw.js").catch(console.warn);
+if (import.meta.env.PROD) {
+  // "none": a new release is looked for on the host, not in the browser's HTTP cache.
+  navigator.serviceWorker?.register("sw.js", { updateViaCache: "none" }).catch(console.warn);
+}

@@ -39,6 +39,8 @@ export type Announcement =
 export const nameOf = (database: string) => `durably:${database}`;
 /** Whoever holds it is next. */
 export const standbyOf = (database: string) => `${nameOf(database)}:standby`;
+/** Held while a worker loads Python; the service worker waits for it. */
+export const LOADING = "durably:loading";
 /** A page, or an owner, holds it as long as it lives. */
 export const lifeOf = (database: string, whose: string) => `${nameOf(database)}:${whose}`;
 /** Where one page and one owner talk. Both have made it when `welcome` comes over it. */

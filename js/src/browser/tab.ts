@@ -105,6 +105,8 @@ export class Tab {
     else if ("phase" in said) {
       this.#wasReady = said.phase === "ready";
       this.#tell(said.phase);
+    } else if (!("failed" in said)) {
+      return; // a newer worker's report
     } else if (this.#wasReady) {
       console.error(`durably: the worker begins anew: ${said.failed.message}`);
       this.#start();

@@ -8,6 +8,7 @@ import {
   type Announcement,
   channelOf,
   Failure,
+  LOADING,
   lifeOf,
   messageOf,
   nameOf,
@@ -67,7 +68,11 @@ async function serve(orders: Orders): Promise<void> {
   checkPlatform();
   database = orders.database;
   const turn = await held(standbyOf(database));
-  const load = () => loadPython(orders, (phase) => report({ phase }));
+  const load = () =>
+    // A service worker that brings a new release waits for it: its parts come from one release.
+    navigator.locks.request(LOADING, { mode: "shared" }, () =>
+      loadPython(orders, (phase) => report({ phase })),
+    );
   if (orders.standby) {
     python = await load();
     report({ phase: "standby" });
@@ -199,5 +204,6 @@ function pass(said: FromPage, port: PythonPort): void {
   // Only a Python that has broken down throws here: see `checkPython`.
   if ("cancel" in said) port.cancel(said.id);
   else if ("more" in said) port.more(said.id, said.more);
-  else port.ask(said.id, said.method, said.path, JSON.stringify(said.headers), said.body);
+  else if ("method" in said)
+    port.ask(said.id, said.method, said.path, JSON.stringify(said.headers), said.body);
 }

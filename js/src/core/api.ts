@@ -15,6 +15,8 @@ export interface TriggerOptions extends Options {
   idempotencyKey?: string | undefined;
   /** Runs of one key are executed one after another. */
   concurrencyKey?: string | undefined;
+  /** A run of this job that waits with the same `concurrencyKey`, and has not begun, is given instead. */
+  coalesce?: "skip" | undefined;
   /** To find the run by. */
   labels?: Record<string, string> | undefined;
 }
@@ -58,8 +60,8 @@ export function several<T extends string>(
 
 /** More lines of a run than these are not kept here. */
 export const MAX_LOGS = 10_000;
-const LOGS_AT_ONCE = 1_000;
 const RUNS_AT_ONCE = 200;
+const RUNS_BY_DEFAULT = 50;
 
 /** One request each; nothing is kept. */
 export class Api {
@@ -82,13 +84,15 @@ export class Api {
   /** Runs, newest first, and where to go on. */
   async page(filter: RunFilter = {}, options?: Options): Promise<Page> {
     const { jobName, status, labels, limit, ...numbers } = filter;
-    const further = (limit ?? 0) - RUNS_AT_ONCE;
     const query = queryOf({ jobNames: several(jobName), labels });
-    added(query, { status, limit: further > 0 ? RUNS_AT_ONCE : limit, ...numbers });
+    added(query, { status, limit: limit && Math.min(limit, RUNS_AT_ONCE), ...numbers });
     const ask: Ask = { method: "GET", path: "/runs", query, ...options };
     const { body, header } = await this.transport.request(ask);
     const runs = body as Run[];
     const cursor = header("durably-next-cursor");
+    // The server gives 200 at once, and fewer where they are large.
+    const isPartial = header("durably-page") === "partial";
+    const further = (limit ?? RUNS_BY_DEFAULT) - (isPartial ? runs.length : RUNS_AT_ONCE);
     if (cursor === null || further <= 0) return { runs, nextCursor: cursor };
     const rest = { ...filter, offset: undefined, cursor, limit: further };
     const { runs: more, nextCursor } = await this.page(rest, options);
@@ -106,26 +110,21 @@ export class Api {
   }
 
   /** A run's steps, in order. */
-  steps(runId: string, options?: Options): Promise<Step[]> {
-    return this.#about("GET", "/steps", runId, options);
+  async steps(runId: string, options?: Options): Promise<Step[]> {
+    const found = await this.#pages<Step>("/steps", runId, options);
+    const byName = new Map(found.map((step) => [step.name, step])); // a later end replaces a failure
+    return [...byName.values()].sort((one, other) => one.index - other.index);
   }
 
-  /** A run's kept log lines, oldest first; 1,000 at most. */
+  /** A run's kept log lines, oldest first; 1,000 at most, and fewer where they are large. */
   logs(runId: string, options: LogOptions = {}): Promise<LogEntry[]> {
     const { after, limit, ...rest } = options;
     return this.#about("GET", "/logs", runId, rest, { after, limit });
   }
 
   /** A run's kept log lines, oldest first; 10,000 at most. */
-  async allLogs(runId: string, options?: Options): Promise<LogEntry[]> {
-    const all: LogEntry[] = [];
-    for (let after = 0; ; ) {
-      const lines = await this.logs(runId, { ...options, after, limit: LOGS_AT_ONCE });
-      all.push(...lines);
-      const last = lines.at(-1);
-      if (!last || lines.length < LOGS_AT_ONCE || all.length >= MAX_LOGS) return all;
-      after = numberOf(last);
-    }
+  allLogs(runId: string, options?: Options): Promise<LogEntry[]> {
+    return this.#pages("/logs", runId, options, MAX_LOGS);
   }
 
   /** The jobs that the server runs. */
@@ -176,6 +175,19 @@ export class Api {
   ): Promise<T> {
     const query = added(new URLSearchParams({ runId }), values);
     return this.#ask({ method, path, query, ...options });
+  }
+
+  /** All pages of a list about a run, until they have `most` items together. */
+  async #pages<T>(path: string, runId: string, options?: Options, most = Infinity): Promise<T[]> {
+    const all: T[] = [];
+    for (let after: string | undefined; ; ) {
+      const query = added(new URLSearchParams({ runId }), { after });
+      const ask: Ask = { method: "GET", path, query, ...options };
+      const { body, header } = await this.transport.request(ask);
+      all.push(...(body as T[]));
+      after = header("durably-next-cursor") ?? undefined;
+      if (after === undefined || all.length >= most) return all;
+    }
   }
 
   async #ask<T>(ask: Ask): Promise<T> {

@@ -5,7 +5,8 @@ export class DurablyError extends Error {
   readonly status: number;
   /**
    * A stable word: the server's (`run_not_found`, `invalid_input`, `conflict`, …), or `unreachable`,
-   * `malformed_answer`, `run_failed`, `run_cancelled`, `run_deleted`.
+   * `malformed_answer`, `headers_failed`, `invalid_headers`, `run_failed`, `run_cancelled`, `run_deleted`.
+   * A value that JSON cannot hold is `invalid_input` too, with status 0.
    */
   readonly code: string;
 
@@ -17,7 +18,9 @@ export class DurablyError extends Error {
 
   /** Whether the same may succeed later, without anybody changing anything. */
   get isTransient(): boolean {
-    return this.code === "unreachable" || this.status === 429 || this.status >= 500;
+    return (
+      /^(unreachable|headers_failed)$/.test(this.code) || this.status === 429 || this.status >= 500
+    );
   }
 }
 

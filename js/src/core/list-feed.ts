@@ -2,7 +2,7 @@
 
 import type { DurablyError } from "./errors.js";
 import type { ListEvent, Resync } from "./protocol.js";
-import { Stream } from "./stream.js";
+import { backoff, Stream } from "./stream.js";
 import type { Transport } from "./transport.js";
 
 /** Whose runs a list holds; without `jobNames` those of all jobs. */
@@ -16,8 +16,11 @@ export interface ListListener {
   resync(): void;
   /** Events of runs in the scope. */
   heard(events: ListEvent[]): void;
-  /** The server lets nobody listen here. */
-  refused?(error: DurablyError): void;
+  /**
+   * The server refuses the stream. A listener that gives true, or has no such method, stays, and hears
+   * again when the server accepts: with another token, or after a login.
+   */
+  refused?(error: DurablyError): unknown;
 }
 
 const LINGER = 50;
@@ -33,6 +36,8 @@ export class ListFeed {
   #stream: Stream | undefined;
   #scope: Scope | undefined;
   #isConnected = false;
+  /** In a row. */
+  #refusals = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** `overheard` is told every event, before those whom it concerns. */
@@ -93,6 +98,7 @@ export class ListFeed {
 
   #opened(resumed: boolean): void {
     this.#isConnected = true;
+    this.#refusals = 0;
     // Who comes back is told `runs:resync` by the server.
     if (!resumed) this.#resync();
   }
@@ -113,10 +119,11 @@ export class ListFeed {
   }
 
   #refuse(error: DurablyError): void {
-    const members = [...this.#members.keys()];
-    this.#members.clear();
     this.#close();
-    for (const listener of members) listener.refused?.(error);
+    for (const listener of [...this.#members.keys()]) {
+      if (listener.refused && !listener.refused(error)) this.#members.delete(listener);
+    }
+    if (this.#members.size > 0) this.#adjustSoon(backoff(this.#refusals++));
   }
 }
 
@@ -135,7 +142,7 @@ function covers(open: Scope | undefined, wanted: Scope): boolean {
   if (open === undefined) return false;
   const { jobNames } = open;
   const jobs = !jobNames || (wanted.jobNames?.every((name) => jobNames.includes(name)) ?? false);
-  return jobs && hasAll(wanted.labels ?? {}, open.labels);
+  return jobs && hasAll(wanted.labels, open.labels);
 }
 
 function isIn(scope: Scope, event: ListEvent): boolean {
@@ -143,8 +150,8 @@ function isIn(scope: Scope, event: ListEvent): boolean {
   return isOfJob && hasAll(event.labels, scope.labels);
 }
 
-function hasAll(labels: Readonly<Record<string, string>>, asked: Scope["labels"] = {}): boolean {
-  return Object.entries(asked).every(([name, value]) => labels[name] === value);
+function hasAll(labels: Scope["labels"], asked: Scope["labels"] = {}): boolean {
+  return Object.entries(asked).every(([name, value]) => labels?.[name] === value);
 }
 
 /** A scope as the query of a list. */

@@ -6,6 +6,7 @@ import {
   HttpTransport,
   type StreamListener,
   type Transport,
+  unlessAborted,
 } from "./transport.js";
 
 /** One end of a port: a `MessagePort`, a `Worker`, a `BroadcastChannel`. */
@@ -138,7 +139,7 @@ export class PortClient {
     if (asked === undefined) return;
     if ("status" in said) asked.head(said.status, said.headers);
     else if ("chunk" in said) asked.chunk(said.chunk);
-    else {
+    else if ("end" in said) {
       this.#asked.delete(said.id);
       asked.end();
     }
@@ -177,14 +178,4 @@ export class PortTransport implements Transport {
       }
     }
   };
-}
-
-function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | null | undefined): Promise<T> {
-  if (!signal) return promise;
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    if (signal.aborted) return abort();
-    signal.addEventListener("abort", abort);
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
-  });
 }

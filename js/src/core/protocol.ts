@@ -32,7 +32,8 @@ export interface Run extends Failure {
   status: RunStatus;
   input: unknown;
   /** The same as `input`. */
-  payload: unknown;
+  /** The same as `input`; left out where that is large. */
+  payload?: unknown;
   /** What the job returned; null until the run is completed. */
   output: unknown;
   /** Why it failed; null unless it did. */
@@ -46,6 +47,8 @@ export interface Run extends Failure {
   completedAt: string | null;
   createdAt: string;
   updatedAt: string;
+  /** True while a worker still stops a run that is over; absent otherwise. */
+  stopping?: boolean;
   isTerminal: boolean;
   isActive: boolean;
   /** How often a worker took it up. */
@@ -85,10 +88,10 @@ export interface JobInfo {
   outputSchema: Record<string, unknown>;
 }
 
-/** What became of a trigger: a new run, or the one that has its idempotency key already. */
+/** What became of a trigger: a new run, the one that has its idempotency key, or one that waits already. */
 export interface Triggered {
   runId: string;
-  disposition: "created" | "idempotent";
+  disposition: "created" | "idempotent" | "coalesced";
 }
 
 interface Told<Type extends string> {
@@ -113,21 +116,27 @@ interface Failed extends Failure {
 
 type LogTold = Pick<LogEntry, "stepName" | "level" | "message" | "data">;
 
+interface Coalesced {
+  skippedLabels: Record<string, string>;
+}
+
 interface Progressed {
   progress: Progress;
 }
 
 /** What both a run's own stream and a list's tell alike. */
 type CommonEvent =
-  | Told<"run:trigger" | "run:wait" | "run:release" | "run:cancel" | "run:retry" | "run:delete">
+  | Told<"run:wait" | "run:release" | "run:cancel" | "run:retry" | "run:delete">
   | (Told<"run:progress"> & Progressed)
-  | (Told<"step:start"> & StepTold)
+  | (Told<"step:start" | "step:cancel"> & StepTold)
   | (Told<"log:write"> & LogTold);
 
 /** An event of one run, as `subscribe` tells it. */
 export type RunEvent =
   | CommonEvent
-  | (Told<"run:start"> & { input: unknown; payload: unknown; attempt: number })
+  | (Told<"run:trigger"> & { input: unknown })
+  | (Told<"run:coalesced"> & Coalesced & { skippedInput: unknown })
+  | (Told<"run:start"> & { input: unknown; payload?: unknown; attempt: number })
   | (Told<"run:complete"> & { output: unknown; duration: number })
   | (Told<"run:fail"> & Failed)
   | (Told<"step:complete"> & StepTold & { output: unknown; duration: number })
@@ -136,7 +145,8 @@ export type RunEvent =
 /** An event of any run, as `subscribeRuns` tells it: without inputs, outputs and errors. */
 export type ListEvent =
   | CommonEvent
-  | Told<"run:start" | "run:complete" | "run:fail">
+  | (Told<"run:coalesced"> & Coalesced)
+  | Told<"run:trigger" | "run:start" | "run:complete" | "run:fail">
   | (Told<"step:complete" | "step:fail"> & StepTold);
 
 /** What a list is told that may have missed something: read it again. */
@@ -146,12 +156,10 @@ export interface Resync {
 
 /** Whether nothing but a retry moves a run on. */
 export function isFinal(status: RunStatus | null | undefined): boolean {
-  return status === "completed" || status === "failed" || status === "cancelled";
+  return /^(completed|failed|cancelled)$/.test(status ?? "");
 }
-
-const FINAL_EVENTS = new Set(["run:complete", "run:fail", "run:cancel", "run:delete"]);
 
 /** Whether a run is over with this event. */
 export function isFinalEvent(event: { type: string }): boolean {
-  return FINAL_EVENTS.has(event.type);
+  return /^run:(complete|fail|cancel|delete)$/.test(event.type);
 }

@@ -186,7 +186,7 @@ export class RunSource extends Source<RunState> {
   }
 
   #isKnown({ sequence }: RunEvent): boolean {
-    if (sequence === null) return false;
+    if (sequence == null) return false;
     const isKnown = sequence <= (this.#seen ?? 0); // they count from 1
     if (!isKnown) this.#seen = sequence;
     return isKnown;

@@ -32,6 +32,8 @@ export class RunsSource extends Source<RunsState> {
   #leave: (() => void) | undefined;
   #now: Promise<void> | undefined;
   #next: Promise<void> | undefined;
+  /** Why the server refuses to keep it up to date. */
+  #refusal: string | null = null;
   /** What was heard since the list was asked for. */
   #since: ListEvent[] = [];
 
@@ -77,7 +79,18 @@ export class RunsSource extends Source<RunsState> {
     if (!this.#isLive) return;
     this.#leave = this.#around.lists.join(
       { jobNames: several(this.#filter.jobName), labels: this.#filter.labels },
-      { resync: () => void this.#again(), heard: (events) => this.#hear(events) },
+      {
+        resync: () => {
+          this.#refusal = null;
+          void this.#again();
+        },
+        heard: (events) => this.#hear(events),
+        refused: ({ message }) => {
+          this.#refusal = message;
+          this.update({ ...this.getSnapshot(), error: message });
+          return true;
+        },
+      },
     );
   }
 
@@ -117,7 +130,12 @@ export class RunsSource extends Source<RunsState> {
           this.#since.filter((event) => event.timestamp > run.updatedAt),
         ),
       );
-      this.update({ runs, hasMore: page.nextCursor !== null, isLoading: false, error: null });
+      this.update({
+        runs,
+        hasMore: page.nextCursor !== null,
+        isLoading: false,
+        error: this.#refusal,
+      });
     } catch (error) {
       if (signal.aborted) return;
       this.update({ ...this.getSnapshot(), isLoading: false, error: messageOf(error) });

@@ -36,7 +36,16 @@ export abstract class Source<State> implements Store<State> {
   #isOpen = false;
   #leaving: ReturnType<typeof setTimeout> | undefined;
   readonly #tell = () => {
-    for (const listener of [...this.#listeners]) listener();
+    for (const listener of [...this.#listeners]) {
+      try {
+        listener();
+      } catch (error) {
+        // Of one listener: the page reports it, and the others are called all the same.
+        setTimeout(() => {
+          throw error;
+        });
+      }
+    }
   };
   /** Called when it was closed: nobody watches it any more. */
   closed: () => void = () => {};

@@ -139,16 +139,17 @@ export class Stream {
       // An end that was not the end: somebody retried the run.
       else if (frame.data !== "" && this.#hint >= NEVER) this.#hint = FIRST_PAUSE;
       const value = parsed(frame.data);
-      if (value !== undefined) values.push(value);
+      if (value) values.push(value);
     }
     if (values.length > 0) this.#handler.heard(values);
   }
 }
 
-/** The JSON of a frame; undefined for one without, or with something that this version cannot read. */
+/** The event of a frame; undefined for one without, or with something that this version cannot read. */
 function parsed(data: string): unknown {
   try {
-    return data === "" ? undefined : JSON.parse(data);
+    const value = JSON.parse(data);
+    return value?.type && value;
   } catch {
     return undefined;
   }

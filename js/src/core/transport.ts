@@ -1,6 +1,6 @@
 /** How requests reach a server: the one seam between the client and the way there. */
 
-import { DurablyError } from "./errors.js";
+import { DurablyError, messageOf } from "./errors.js";
 import { type Frame, FrameParser } from "./sse.js";
 
 /** A request of the protocol. */
@@ -76,25 +76,85 @@ export class HttpTransport implements Transport {
 
   async #fetch(ask: Ask, more?: Headers_): Promise<Response> {
     const { fetch = globalThis.fetch, headers } = this.#options;
-    const own = typeof headers === "function" ? await headers() : headers;
+    const body = bodyOf(ask);
+    const own = typeof headers === "function" ? await asked(headers, ask) : headers;
     const query = ask.query?.toString();
     const sent = { ...protocolHeaders(ask), ...own, ...ask.headers, ...more };
+    Object.entries(sent).forEach(checkHeader);
     let response: Response;
     try {
       response = await fetch(`${this.#api}${ask.path}${query ? `?${query}` : ""}`, {
         method: ask.method,
         headers: sent,
-        body: JSON.stringify(ask.body), // undefined stays undefined
+        body,
         signal: ask.signal ?? null,
         cache: "no-store",
       });
     } catch (error) {
       if (ask.signal?.aborted) throw error;
-      throw new DurablyError("the server cannot be reached", 0, "unreachable", { cause: error });
+      const message = `the server cannot be reached: ${messageOf(error)}`;
+      throw new DurablyError(message, 0, "unreachable", { cause: error });
     }
     if (!response.ok) throw await refusalOf(response);
     return response;
   }
+}
+
+/** What the page's own function gives. It may succeed the next time, as a request of its own may. */
+async function asked(headers: () => Headers_ | Promise<Headers_>, ask: Ask): Promise<Headers_> {
+  try {
+    return await unlessAborted(Promise.resolve(headers()), ask.signal);
+  } catch (cause) {
+    if (ask.signal?.aborted) throw cause;
+    throw new DurablyError(`headers() failed: ${messageOf(cause)}`, 0, "headers_failed", { cause });
+  }
+}
+
+/** Gives up waiting when the signal says so. */
+export function unlessAborted<T>(
+  promise: Promise<T>,
+  signal: AbortSignal | null | undefined,
+): Promise<T> {
+  if (!signal) return promise;
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener("abort", abort);
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  });
+}
+
+/** Its value is not shown: it may be a secret. */
+function checkHeader([name, value]: [string, string]): void {
+  try {
+    new Headers([[name, value]]);
+  } catch {
+    const message = `the header ${JSON.stringify(name)} has a character that cannot be sent`;
+    throw new DurablyError(message, 0, "invalid_headers");
+  }
+}
+
+/** A body as JSON; null for none. */
+function bodyOf({ body }: Ask): string | null {
+  try {
+    return JSON.stringify(body) ?? null;
+  } catch (cause) {
+    const message = problemIn(body) ?? `the input cannot be sent: ${messageOf(cause)}`;
+    throw new DurablyError(message, 0, "invalid_input", { cause });
+  }
+}
+
+/** Which part of a value JSON cannot hold; `above` are those that it is in. */
+function problemIn(value: unknown, path = "", above: unknown[] = []): string | undefined {
+  if (typeof value === "bigint") return `${path} is a BigInt, which JSON cannot hold`;
+  if (above.includes(value)) return `${path} is a circular reference, which JSON cannot hold`;
+  if (typeof value !== "object" || value === null) return undefined;
+  for (const [key, part] of Object.entries(value)) {
+    const at = Array.isArray(value) ? `${path}[${key}]` : path ? `${path}.${key}` : key;
+    const problem = problemIn(part, at, [...above, value]);
+    if (problem) return problem;
+  }
+  return undefined;
 }
 
 /** Without one of these a server takes an unsafe request for another site's. */

@@ -1,7 +1,7 @@
 /** What the hooks tell of a run. */
 
-import { useMemo, useSyncExternalStore } from "react";
-import type { LogEntry, Progress, RunStatus } from "../core/protocol.js";
+import { useEffect, useMemo, useRef, useSyncExternalStore } from "react";
+import { isFinal, type LogEntry, type Progress, type RunStatus } from "../core/protocol.js";
 import { type RunState, UNKNOWN } from "../core/run-source.js";
 import type { Store } from "../core/source.js";
 import type { AnyClient } from "./source.js";
@@ -21,6 +21,20 @@ export interface RunResult<Output = unknown> {
   isCompleted: boolean;
   isFailed: boolean;
   isCancelled: boolean;
+  /** Whether it is over: completed, failed or cancelled. */
+  isTerminal: boolean;
+  /** Whether it is known and not over. */
+  isActive: boolean;
+}
+
+/** What a component does when the run that it follows gets somewhere. Each is called once per time. */
+export interface RunCallbacks {
+  /** The run is under way: pending, running or waiting. Called again when it is retried. */
+  onStart?: (() => void) | undefined;
+  /** The run is completed, also when it was before the component was there. */
+  onComplete?: (() => void) | undefined;
+  /** The run has failed, also when it had before the component was there. */
+  onFail?: (() => void) | undefined;
 }
 
 const NOWHERE: Store<RunState> = { getSnapshot: () => UNKNOWN, subscribe: () => () => {} };
@@ -31,9 +45,25 @@ export function useRunState(client: AnyClient, runId: string | null): RunState {
   return useSyncExternalStore(store.subscribe, store.getSnapshot, NOWHERE.getSnapshot);
 }
 
-export function useRunResult<Output>(client: AnyClient, runId: string | null): RunResult<Output> {
+export function useRunResult<Output>(
+  client: AnyClient,
+  runId: string | null,
+  callbacks: RunCallbacks,
+): RunResult<Output> {
   const state = useRunState(client, runId);
-  return useMemo(() => resultOf<Output>(state), [state]);
+  const result = useMemo(() => resultOf<Output>(state), [state]);
+  const { isActive, isCompleted, isFailed } = result;
+  const stage =
+    (isActive && "onStart") || (isCompleted && "onComplete") || (isFailed && "onFail") || null;
+  const seen = useRef("");
+  // After every render: callbacks are written anew each time, and called for what is new.
+  useEffect(() => {
+    const now = `${runId} ${stage}`;
+    if (seen.current === now) return;
+    seen.current = now;
+    if (stage) callbacks[stage]?.();
+  });
+  return result;
 }
 
 function resultOf<Output>({ run, logs, problem }: RunState): RunResult<Output> {
@@ -49,5 +79,7 @@ function resultOf<Output>({ run, logs, problem }: RunState): RunResult<Output> {
     isCompleted: status === "completed",
     isFailed: status === "failed",
     isCancelled: status === "cancelled",
+    isTerminal: isFinal(status),
+    isActive: status !== null && !isFinal(status),
   };
 }

@@ -3,10 +3,10 @@ import { Choice } from "../core/choice.js";
 import type { Finished, TriggerArgs } from "../core/client.js";
 import { isFinal, type ListEvent, type Triggered } from "../core/protocol.js";
 import type { JobDefinition } from "../jobs.js";
-import { type RunResult, useRunResult } from "./run.js";
+import { type RunCallbacks, type RunResult, useRunResult } from "./run.js";
 import { type AnyClient, type Server, useClient } from "./source.js";
 
-export interface UseJobOptions extends Server {
+export interface UseJobOptions extends Server, RunCallbacks {
   /** The run to follow at first. */
   initialRunId?: string | undefined;
   /** Follow a run of the job that is pending or running when the page opens; true unless said. */
@@ -47,7 +47,7 @@ export function useJob(
   const client = useClient(options);
   const choice = useChoice(client, options);
   const runId = useSyncExternalStore(choice.subscribe, choice.getSnapshot, choice.getSnapshot);
-  const result = useRunResult(client, runId);
+  const result = useRunResult(client, runId, options);
   const { jobName } = options;
   const actions = useMemo(() => {
     const trigger = async (...args: TriggerArgs<unknown>) => {

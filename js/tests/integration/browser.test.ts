@@ -56,12 +56,16 @@ test("a run from its trigger to its output", async () => {
   const page = await open({ autoResume: "no" });
   await shows(page, { status: "null", currentRunId: "null", flags: "" });
   await trigger(page, { name: "first", rows: 3, hold: [0, 2] });
-  await shows(page, { status: "running", flags: "isRunning", output: "null" });
+  await shows(page, { status: "running", flags: "isRunning isActive", output: "null" });
   await server.open("first-0");
   await shows(page, { progress: '{"current":2,"total":3,"message":"row 2"}' });
   await expect.poll(() => items(page, "#logs li")).toHaveLength(2);
   await server.open("first-2");
-  await shows(page, { status: "completed", output: '{"count":3}', flags: "isCompleted" });
+  await shows(page, {
+    status: "completed",
+    output: '{"count":3}',
+    flags: "isCompleted isTerminal",
+  });
   expect(await items(page, "#logs li")).toEqual([
     'row-0 info saved {"row":0}',
     'row-1 info saved {"row":1}',
@@ -81,7 +85,7 @@ test.each(["null", "0", "false", '""', "[]", "{}"])(
     await expect
       .poll(() => page.locator("#answer").textContent())
       .toMatch(new RegExp(`"output":${value.replace(/[[\]{}]/g, "\\$&")}}$`));
-    await shows(page, { status: "completed", flags: "isCompleted" });
+    await shows(page, { status: "completed", flags: "isCompleted isTerminal" });
   },
 );
 
@@ -91,7 +95,7 @@ test("a run that fails tells why, and triggerAndWait rejects", async () => {
   await shows(page, {
     answer: "refused: row 3 is no number",
     error: "row 3 is no number",
-    flags: "isFailed",
+    flags: "isFailed isTerminal",
   });
 });
 
@@ -119,7 +123,7 @@ test("a page that opens on a run tells its state, whatever it is", async () => {
   });
   await expect.poll(() => items(running, "#logs li")).toEqual(['row-0 info saved {"row":0}']);
   const waiting = await open({ run: second.runId, followLatest: "no" });
-  await shows(waiting, { status: "pending", flags: "isPending" });
+  await shows(waiting, { status: "pending", flags: "isPending isActive" });
   await server.open("state-1");
   await server.open("before-0");
   await shows(running, { status: "completed", output: '{"count":2}' });

@@ -5,7 +5,7 @@ import { build, type Rollup } from "vite";
 import { beforeAll, expect, test } from "vitest";
 import { JS, run, runOwn, temporary } from "./npm.js";
 
-const MOST_BYTES = 8_000;
+const MOST_BYTES = 8_700;
 
 let tarball: string;
 let versions: Record<string, string>;

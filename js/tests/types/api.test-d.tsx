@@ -88,6 +88,18 @@ export function UseClientTypes() {
   expectTypeOf(client.nightly.useLogs("r", { maxLogs: 5 }).logs).toEqualTypeOf<
     readonly LogEntry[]
   >();
+  client["import-csv"].useRun("r", { onStart: () => {}, onComplete: undefined });
+  expectTypeOf(
+    client["import-csv"].useJob({ onFail: () => {} }).isTerminal,
+  ).toEqualTypeOf<boolean>();
+  expectTypeOf(useJobRun({ runId: null, onComplete: () => {} }).isActive).toEqualTypeOf<boolean>();
+  expectTypeOf(client.useRuns({ pageSize: 5 }).runs).toEqualTypeOf<Run[]>();
+  expectTypeOf(client.useRuns(importCsv).runs[0]?.output).toEqualTypeOf<
+    Output | null | undefined
+  >();
+  expectTypeOf(client.useRunActions().retry("r")).resolves.toEqualTypeOf<void>();
+  // @ts-expect-error: it has a client already
+  client.useRuns({ api });
   client.nightly.useJob().trigger();
   client.trigger("nightly");
   client.trigger("import-csv", { file: "a" }, { idempotencyKey: "k", labels: { a: "b" } });
@@ -106,7 +118,10 @@ export function UseClientTypes() {
   // @ts-expect-error: no such field
   named.importCsv.useJob().trigger({ name: "a" });
 
+  expectTypeOf(named.useRuns().runs).toEqualTypeOf<Run[]>();
+
   const untyped = createDurablyClient({ api });
+  expectTypeOf(untyped.useRunActions().isLoading).toEqualTypeOf<boolean>();
   expectTypeOf(untyped["import-csv"]?.useJob().output).toEqualTypeOf<unknown>();
   untyped.trigger("any", [1, 2]);
   expectTypeOf(useDurably().durably.run("r")).resolves.toEqualTypeOf<Run | null>();

@@ -4,7 +4,7 @@ import { DurablyClient } from "../../src/core/client.js";
 import type { ListEvent, Resync, RunEvent } from "../../src/core/protocol.js";
 import { FrameParser } from "../../src/core/sse.js";
 import type { Transport } from "../../src/core/transport.js";
-import { anEvent, aRun, refuse, ScriptedServer } from "./scripted.js";
+import { anEvent, aRun, OpenStream, refuse, ScriptedServer } from "./scripted.js";
 
 const NEVER = 86_400_000;
 
@@ -198,6 +198,143 @@ test.each([true, false])("kept log lines come first, each once; read first: %s",
   leave();
 });
 
+test.each(["before", "after"])(
+  "log lines that open a stream, %s the start, come once",
+  async (when) => {
+    const line = ({ sequence, message }: { sequence: number; message: string }) => ({
+      id: `r:${sequence}`,
+      runId: "r",
+      message,
+    });
+    const kept = [1, 2].map((sequence) => ({ sequence, message: `${sequence}` }));
+    server.on("/run", () => aRun("r", "running")).on("/logs", () => kept.map(line));
+    const { now, leave } = watched("r");
+    const only = await stream(0);
+    const start = anEvent("run:start", "r", 2);
+    if (when === "after") only.tell(start, 2);
+    for (const { sequence, message } of kept) only.tell(log(sequence, message), 2);
+    if (when === "before") only.tell(start, 2);
+    only.tell(log(3, "3"), 3);
+    await expect.poll(() => now().logs.map(({ id }) => id)).toEqual(["r:1", "r:2", "r:3"]);
+    await expect.poll(() => now().run.status).toBe("running");
+    leave();
+  },
+);
+
+test("what a newer server tells is passed over", async () => {
+  server.on("/run", () => aRun("r", "pending")).on("/runs", () => [aRun("r", "pending")]);
+  const run = watched("r");
+  const list = client.watchRuns({ jobName: "job", labels: { x: "1" } });
+  const leave = list.subscribe(() => {});
+  await expect.poll(() => server.streams.length).toBe(2);
+  await expect
+    .poll(() => [run.run().status, list.getSnapshot().runs.length])
+    .toEqual(["pending", 1]);
+  for (const only of server.streams) {
+    only.tell({ type: "worker:error", message: "?" });
+    only.tell({ type: "run:nap", runId: "r" }, 3);
+    only.send("data: null\n\ndata: 3\n\ndata: []\n\ndata: {}\n\ndata: no json\n\n");
+    only.tell({ ...anEvent("run:nap", "r", 4), more: [1] }, 4);
+    only.tell({ ...anEvent("run:start", "r", 5), labels: { x: "1" } }, 5);
+    only.tell(anEvent("run:wait", "r", 2), 2); // known: the numbers are still counted
+  }
+  await expect.poll(() => run.run().status).toBe("running");
+  await expect.poll(() => list.getSnapshot().runs[0]?.status).toBe("running");
+  expect(server.streams).toHaveLength(2);
+  run.leave();
+  leave();
+});
+
+test.each([1, 2, 3, 4, 5])("headers that fail once, at call %i, end nothing", async (bad) => {
+  server.on("/run", () => aRun("r", "running")).on("/runs", () => [aRun("r", "running")]);
+  let calls = 0;
+  const headers = async () => {
+    if (++calls === bad) throw new Error("no token yet");
+    return { authorization: "Bearer 1" };
+  };
+  client = createDurablyClient({ api: server.api, headers });
+  const run = watched("r");
+  const list = client.watchRuns();
+  const leave = list.subscribe(() => {});
+  await expect.poll(() => run.run().status).toBe("running");
+  await expect.poll(() => list.getSnapshot()).toMatchObject({ error: null, runs: [{ id: "r" }] });
+  expect(run.now().problem).toBe(null);
+  run.leave();
+  leave();
+});
+
+test("a list whose stream is refused once says so, and is live again", async () => {
+  server.on("/runs", () => [aRun("r", "running")]);
+  let answers = 0;
+  let accept = () => {};
+  const accepted = new Promise<void>((resolve) => {
+    accept = resolve;
+  });
+  server.on("/runs/subscribe", async (asked, response) => {
+    if (++answers === 1) return refuse(401, "not_authenticated");
+    await accepted;
+    server.streams.push(new OpenStream(asked, response));
+    return undefined;
+  });
+  const list = client.watchRuns();
+  const leave = list.subscribe(() => {});
+  const heard: string[] = [];
+  const leaveToo = client.follow({}, { resync: () => heard.push("resync"), heard: () => {} });
+  await expect
+    .poll(() => list.getSnapshot())
+    .toMatchObject({ error: "this is not_authenticated", isLoading: false, runs: [{ id: "r" }] });
+  accept();
+  await expect.poll(() => list.getSnapshot().error).toBe(null);
+  expect(heard).toEqual(["resync"]);
+  (await stream(0)).tell(anEvent("run:progress", "r", null, { progress: { current: 1 } }));
+  await expect.poll(() => list.getSnapshot().runs[0]?.progress).toEqual({ current: 1 });
+  leave();
+  leaveToo();
+});
+
+test.each([401, 403])(
+  "a run whose stream is refused with %d is not asked for again",
+  async (status) => {
+    let isAllowed = true;
+    server.on("/run", () => aRun("r", "running"));
+    const known = watched("r");
+    await expect.poll(() => known.run().status).toBe("running");
+    for (const path of ["/subscribe", "/runs/subscribe"])
+      server.on(path, () => (isAllowed ? undefined : refuse(status, "not_allowed")));
+    isAllowed = false;
+    (await stream(0)).end(); // its rights are gone: who comes back is refused
+    await expect.poll(() => known.now().problem?.status).toBe(status);
+    const other = watched("r2"); // without a stream from the start
+    await expect.poll(() => other.now().problem?.status).toBe(status);
+    const asked = server.count("/subscribe");
+    isAllowed = true;
+    for (let round = 0; round < 5; round++) await client.run("r"); // what would come back, had come by now
+    expect(server.count("/subscribe")).toBe(asked);
+    expect(known.now()).toMatchObject({ run: { status: "running" }, problem: { status } });
+    known.leave();
+    other.leave();
+  },
+);
+
+test("a listener that throws keeps nothing from the others", async () => {
+  server.on("/run", () => aRun("r", "running"));
+  const thrown = new Promise((resolve) => process.once("uncaughtException", resolve));
+  const others = process.listeners("uncaughtException").slice(0, -1);
+  for (const other of others) process.off("uncaughtException", other);
+  const store = client.watchRun("r");
+  let calls = 0;
+  const leave = [
+    store.subscribe(() => {
+      if (calls === 0) throw new Error("mine");
+    }),
+    store.subscribe(() => calls++),
+  ];
+  await expect.poll(() => calls).toBeGreaterThan(0);
+  expect(await thrown).toMatchObject({ message: "mine" });
+  for (const other of others) process.on("uncaughtException", other);
+  for (const one of leave) one();
+});
+
 test("more runs than streams: the others are followed by the lists' stream", async () => {
   const runs = new Map(["a", "b", "c"].map((id) => [id, aRun(id, "running")]));
   server.on("/run", ({ query }) => runs.get(query.get("runId") ?? ""));
@@ -388,6 +525,36 @@ test("a long page is asked for in parts, each where the one before ended", async
   expect(asked()).toHaveLength(3);
   expect((await client.page({ limit: 200, cursor: "250" })).nextCursor).toBe(null);
   expect(asked()).toEqual(["limit=200&cursor=250"]);
+});
+
+test("what the server cuts because it is large is asked for until it is whole", async () => {
+  const all = Array.from({ length: 9 }, (_, n) => aRun(`r${n}`, "completed"));
+  server.on("/runs", ({ query }, response) => {
+    const from = Number(query.get("cursor") ?? query.get("offset"));
+    const limit = Number(query.get("limit"));
+    const to = from + Math.min(2, limit);
+    if (to < all.length) response.setHeader("durably-next-cursor", String(to));
+    if (to < all.length && limit > 2) response.setHeader("durably-page", "partial");
+    return all.slice(from, to);
+  });
+  const page = await client.page({ limit: 5, offset: 1 });
+  expect(page).toEqual({ runs: all.slice(1, 6), nextCursor: "6" });
+  const step = (name: string, index: number, status: string) => ({ name, index, status });
+  const inPages = (path: string, ...pages: unknown[][]) =>
+    server.on(path, ({ query }, response) => {
+      const next = Number(query.get("after") ?? 0) + 1;
+      if (next < pages.length) response.setHeader("durably-next-cursor", String(next));
+      return pages[next - 1];
+    });
+  const [failed, first, again] = [
+    step("b", 1, "failed"),
+    step("a", 0, "completed"),
+    step("b", 1, "completed"),
+  ];
+  inPages("/steps", [failed, first], [again]);
+  expect(await client.steps("r")).toEqual([first, again]);
+  inPages("/logs", [{ id: "r:1" }], [{ id: "r:2" }], [{ id: "r:3" }]);
+  expect((await client.allLogs("r")).map((line) => line.id)).toEqual(["r:1", "r:2", "r:3"]);
 });
 
 test("a page tells where the next begins, and a missing run is null", async () => {

@@ -106,6 +106,37 @@ describe("useJobRun", () => {
     expect(hook.current.status).toBe(null);
   });
 
+  test("what it is called for, once each, and again after a retry", async () => {
+    server.on("/run", ({ query }) => aRun(query.get("runId") ?? "", "pending"));
+    const called: string[] = [];
+    const callbacks = {
+      onStart: () => called.push("start"),
+      onComplete: () => called.push("complete"),
+      onFail: () => called.push("fail"),
+    };
+    const hook = renderHook(({ runId }) => useJobRun({ api, runId, ...callbacks }), {
+      runId: null as string | null,
+    });
+    await hook.ready();
+    expect(hook.current).toMatchObject({ isActive: false, isTerminal: false });
+    hook.rerender({ runId: "r" });
+    const first = await runStream();
+    await expect.poll(() => hook.current).toMatchObject({ isActive: true, isTerminal: false });
+    first.tell(anEvent("run:start", "r", 2), 2);
+    await expect.poll(() => hook.current.isRunning).toBe(true);
+    first.tell(anEvent("run:fail", "r", 3, { error: "no" }), 3);
+    await expect.poll(() => hook.current).toMatchObject({ isActive: false, isTerminal: true });
+    expect(called).toEqual(["start", "fail"]);
+    first.tell(anEvent("run:retry", "r", 4), 4);
+    first.tell(anEvent("run:start", "r", 5), 5);
+    await expect.poll(() => hook.current.isRunning).toBe(true);
+    first.tell(anEvent("run:complete", "r", 6, { output: 1, duration: 1 }), 6, NEVER);
+    await expect.poll(() => hook.current.isCompleted).toBe(true);
+    hook.rerender({ runId: "other" });
+    await expect.poll(() => hook.current.isPending).toBe(true);
+    expect(called).toEqual(["start", "fail", "start", "complete", "start"]);
+  });
+
   test("a thousand events are a few renders", async () => {
     server.on("/run", () => aRun("r", "running"));
     const hook = renderHook(useJobRun, { api, runId: "r" });
@@ -500,6 +531,33 @@ test("the hooks of a client's jobs", async () => {
     });
     hook.unmount();
   }
+});
+
+test("a client's own hooks", async () => {
+  type Jobs = { "import-csv": { input: { rows: number }; output: { count: number } } };
+  server.on("/runs", () => [aRun("a", "failed")]).on("/retry", () => ({ success: true }));
+  server.on("/run", () => aRun("a", "completed"));
+  const client = createDurablyClient<Jobs>({ api });
+  const typed = defineJob<{ rows: number }, { count: number }>({ name: "typed" });
+  const called: string[] = [];
+  const hook = renderHook(
+    () => ({
+      all: client.useRuns({ pageSize: 3 }),
+      typed: client.useRuns(typed, { realtime: false }),
+      actions: client.useRunActions(),
+      run: client["import-csv"].useRun("a", { onComplete: () => called.push("complete") }),
+    }),
+    undefined,
+  );
+  await hook.ready();
+  await expect.poll(() => hook.current.all.runs.map(({ id }) => id)).toEqual(["a"]);
+  await expect.poll(() => hook.current.typed.runs.length).toBe(1);
+  const lists = server.asked.filter(({ path }) => path === "/runs").map(({ query }) => query);
+  expect(lists.map((query) => query.get("limit"))).toContain("3");
+  expect(lists.map((query) => query.get("jobName"))).toContain("typed");
+  await hook.current.actions.retry("a");
+  expect(server.count("/retry")).toBe(1);
+  await expect.poll(() => called).toEqual(["complete"]);
 });
 
 test("on a server nothing is asked, and nothing is known", () => {

@@ -42,8 +42,8 @@ def browser_bundle(args: Namespace) -> int:
         wheels = add_wheels(made / "wheels", args.wheels)
         wheels.append(write_wheel(made / "wheels"))
         add_scripts(made, args.js, near)
-        shutil.copy(PACKAGE / "browser" / "service-worker.js", made)
         write_manifest(made, [f"wheels/{wheel.name}" for wheel in wheels])
+        write_service_worker(made)
         replace(out, made)
     print(f"{out}: {_size(out):,} bytes in {len(list(_files(out)))} files")
     return 0
@@ -73,6 +73,13 @@ def write_manifest(folder: Path, wheels: list[str]) -> None:
         "files": files,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_service_worker(folder: Path) -> None:
+    """``service-worker.js`` names its manifest: a browser looks for a new release by the script's bytes."""
+    script = (PACKAGE / "browser" / "service-worker.js").read_text()
+    digest = _sha256(folder / "manifest.json")
+    (folder / "service-worker.js").write_text(script.replace("SHA-256 of manifest.json", digest))
 
 
 # -- Pyodide, from npm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from ..bell import Presence, presence
 from ..errors import ConfigurationError
 from ..runtime import to_datetime
-from ..state import PARKED
+from ..state import NEVER
 from ..store import guards
 from ..store.sql import RETIRED
 from .home import newest_schema, schema_version
@@ -38,6 +39,29 @@ class Finding:
     remedy: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """What is known of the processes that use the database."""
+
+    alive: int | None
+    """How many there are; None where that cannot be known."""
+    is_dead: Callable[[str], bool]
+    """Whether a lease's owner is known to be dead."""
+
+
+UNKNOWN = Workers(None, lambda _: False)
+START = "start one that knows the job: durably worker MODULE:DURABLY"
+
+
+def workers_beside(path: Path) -> Workers:
+    """Those that use a file: each can be reached through the directory beside it."""
+    directory = guards.companion_of(path)
+    if not hasattr(socket, "AF_UNIX"):
+        return UNKNOWN
+    alive = [presence(bell) for bell in directory.glob("*.bell")].count(Presence.ALIVE)
+    return Workers(alive, lambda owner: presence(directory / owner) is Presence.DEAD)
+
+
 Rows = list[Mapping[str, Any]]
 
 
@@ -52,7 +76,7 @@ def statements(words: Mapping[str, str]) -> dict[str, str]:
 
 def parameters(now: int) -> dict[str, int]:
     """Those of the statements."""
-    return {"now": now, "before": now - OVERDUE, "parked": PARKED}
+    return {"now": now, "before": now - OVERDUE, "never": NEVER}
 
 
 # -- the machine and the file
@@ -66,16 +90,8 @@ def sqlite() -> Iterator[Finding]:
     except ConfigurationError as error:
         yield Finding("sqlite", "wrong", str(error), "use a Python with a newer SQLite")
         return
-    if guards.has_checkpoint_race():
-        fixed = ".".join(map(str, guards.CHECKPOINT_RACE_FIXED))
-        yield Finding(
-            "sqlite",
-            "note",
-            f"{version} is older than {fixed}: two processes that checkpoint at once can damage a file",
-            "Durably's processes elect one to do it; let no other program write to the file",
-        )
-    else:
-        yield Finding("sqlite", "ok", version)
+    turns = "; processes take turns to write its log back" if guards.has_checkpoint_race() else ""
+    yield Finding("sqlite", "ok", f"{version}{turns}")
 
 
 def permissions(path: Path) -> Iterator[Finding]:
@@ -95,7 +111,11 @@ def permissions(path: Path) -> Iterator[Finding]:
 
 
 def file_system(path: Path) -> Iterator[Finding]:
-    """Whether the file system keeps SQLite's promises."""
+    """Whether the file system keeps SQLite's promises, and the file has one name."""
+    try:
+        guards.check_single_name(guards.real_path(path))
+    except ConfigurationError as error:
+        yield Finding("file", "wrong", str(error), "give the file one name")
     try:
         guards.check_file_system(path)
     except ConfigurationError as error:
@@ -104,6 +124,24 @@ def file_system(path: Path) -> Iterator[Finding]:
         yield Finding(
             "file system", "ok", guards.file_system_of(path) or "the platform does not tell"
         )
+
+
+def companion(path: Path) -> Iterator[Finding]:
+    """Whether the processes on the file can find each other."""
+    directory = guards.companion_of(path)
+    if not directory.exists():
+        yield Finding("companion", "ok", f"no process has made {directory.name} yet")
+        return
+    if not directory.is_dir() or directory.stat().st_uid != path.stat().st_uid:
+        what = f"{directory} is not a directory of the file's owner, who then cannot start a worker"
+        remedy = (
+            f"chown -R --reference={path} {directory}, or remove it while nothing uses the file"
+        )
+        yield Finding("companion", "wrong", what, remedy)
+        return
+    found = [presence(bell) for bell in directory.glob("*.bell")]
+    alive = found.count(Presence.ALIVE)
+    yield Finding("companion", "ok", f"{alive} processes use the file and can be woken")
 
 
 def integrity(connection: sqlite3.Connection) -> Iterator[Finding]:
@@ -136,7 +174,7 @@ def schema_finding(version: int, needed: int, besides: str = "") -> Finding:
 def journal(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
     """SQLite's own log."""
     mode = connection.execute("pragma journal_mode").fetchone()[0]
-    wal = Path(f"{path}-wal")
+    wal = Path(f"{guards.real_path(path)}-wal")
     size = wal.stat().st_size if wal.exists() else 0
     what = f"journal mode {mode}, {size:,} bytes in the log"
     if mode != "wal":
@@ -158,8 +196,17 @@ def runs_in_file(connection: sqlite3.Connection, path: Path, now: int) -> Iterat
         cursor = connection.execute(text, parameters(now))
         columns = [column[0] for column in cursor.description]
         rows[name] = [dict(zip(columns, row, strict=True)) for row in cursor]
-    bells = Path(f"{path}-durably")
-    yield from Runs(rows, now, lambda owner: presence(bells / owner) is Presence.DEAD).findings()
+    bells = guards.companion_of(path)
+    if hasattr(socket, "AF_UNIX"):
+        yield from _lost_bells(rows["owners"], now, bells)
+    yield from Runs(rows, now, workers_beside(path)).findings()
+
+
+def _lost_bells(owners: Rows, now: int, bells: Path) -> Iterator[Finding]:
+    for row in owners:
+        if row["until"] > now and not (bells / row["owner"]).exists():
+            what = f"worker {row['owner']} cannot be woken through {bells}; it polls"
+            yield Finding("companion", "note", what, "its log says why; a restart makes it again")
 
 
 _WORDS = {"later": "max", "kind": "json_extract(error, '$.type')"}
@@ -168,10 +215,10 @@ _WORDS = {"later": "max", "kind": "json_extract(error, '$.type')"}
 class Runs:
     """Checks of what a database says of its runs, at one time of the clock that leases end by."""
 
-    def __init__(self, rows: Mapping[str, Rows], now: int, is_dead: Callable[[str], bool]) -> None:
+    def __init__(self, rows: Mapping[str, Rows], now: int, workers: Workers) -> None:
         self._rows = rows
         self._now = now
-        self._is_dead = is_dead
+        self._workers = workers
 
     def findings(self) -> Iterator[Finding]:
         """All of them."""
@@ -184,22 +231,29 @@ class Runs:
         for row in self._rows["owners"]:
             if row["until"] < self._now:
                 state = f"which has not been heard of since before {_time(row['until'])}"
-            elif self._is_dead(row["owner"]):
+            elif self._workers.is_dead(row["owner"]):
                 state = "which is dead"
             else:
                 continue
             yield (
                 f"worker {row['owner']}, {state}, holds {row['runs']} runs",
-                "start a worker that knows their jobs: 'durably worker MODULE:DURABLY'",
+                "start a worker that knows their jobs: durably worker MODULE:DURABLY",
             )
 
     def _overdue(self) -> Iterator[tuple[str, str]]:
+        busy = {row["job"]: row["runs"] for row in self._rows["busy"]}
         for row in self._rows["overdue"]:
-            since = _time(row["since"])
-            yield (
-                f"{row['runs']} runs of job {row['job']!r} wait for a worker since {since}",
-                "start a worker that knows the job, or one with more --concurrency",
+            job = row["job"]
+            what = (
+                f"{row['runs']} runs of job {job!r} wait for a worker since {_time(row['since'])}"
             )
+            remedy = f"{START}; 'durably worker --help' has --concurrency"
+            if job in busy:
+                yield f"{what}; {busy[job]} others are executed, and no slot is free", remedy
+            elif self._workers.alive == 0 and not busy:
+                yield f"{what}; no worker is alive", START
+            else:
+                yield f"{what}; no live worker knows the job", START
 
     def _abandoned(self) -> Iterator[tuple[str, str]]:
         for row in self._rows["abandoned"]:

@@ -82,7 +82,7 @@ class _Module:
         return input, output
 
     def _declare(self, name: str, schema: Schema, role: str) -> None:
-        schema = _named(schema)
+        schema = _opened(_named(schema))
         definitions: Mapping[str, Schema] = schema.get("$defs", {})
         names: dict[str, str] = {}
         new: list[str] = []
@@ -234,6 +234,23 @@ def _named(schema: Schema) -> Schema:
         return schema
     model = {key: value for key, value in schema.items() if key != "$defs"}
     return {"$ref": f"{_DEFINITIONS}{_escaped(title)}", "$defs": {title: model, **definitions}}
+
+
+def _opened(schema: Any) -> Any:
+    """Without the remark that unknown keys are refused: an interface has its properties alone anyway."""
+    if isinstance(schema, list):
+        return [_opened(item) for item in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    found = cast("dict[str, Any]", schema)
+    is_closed = found.get("additionalProperties") is False and isinstance(
+        found.get("properties"), dict
+    )
+    return {
+        key: _opened(value)
+        for key, value in found.items()
+        if not (is_closed and key == "additionalProperties")
+    }
 
 
 def _meaning(key: str, definitions: Mapping[str, Schema]) -> str:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from ..errors import StorageError
 from ..terminal import clean
 from . import checks
 from .checks import Finding
+from .hints import completed
 from .home import named_home, need_driver, open_read_only
 from .show import plain, print_json
 
@@ -36,7 +38,9 @@ async def doctor(args: Namespace) -> int:
         for finding in found:
             print(f"{_MARKS[finding.status]} {finding.check}: {clean(finding.detail)}")
             if finding.remedy:
-                print(f"      -> {clean(finding.remedy)}")
+                print(f"      -> {clean(completed(finding.remedy, args))}")
+        wrong = sum(finding.status == "wrong" for finding in found)
+        print(f"{wrong} things are wrong" if wrong else "nothing is wrong")
     return 1 if any(finding.status == "wrong" for finding in found) else 0
 
 
@@ -48,10 +52,13 @@ def examine(path: Path) -> Iterator[Finding]:
         return
     yield from checks.permissions(path)
     yield from checks.file_system(path)
+    yield from checks.companion(path)
+    if path.is_dir() or path.stat().st_nlink > 1:  # SQLite would make a log for this name
+        return
     try:
         with closing(open_read_only(path)) as connection:
             yield from _inside(connection, path)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, StorageError) as error:
         yield Finding("file", "wrong", f"{path} cannot be read: {error}", _DAMAGED)
 
 

@@ -11,15 +11,20 @@ select job, count(*) as runs, min({later}(due_at, updated_at)) as since
   from durably_runs where status in ('pending', 'waiting') and {later}(due_at, updated_at) < :before
  group by job order by 1
 
+-- busy
+-- How many runs of which job are executed by workers whose leases have not run out.
+select job, count(*) as runs from durably_runs
+ where status = 'running' and due_at > :now group by job order by job
+
 -- abandoned
 -- Parked behind a concurrency key that no active run holds.
 select waiting.id, waiting.concurrency_key as key
   from durably_runs as waiting
- where waiting.due_at = :parked
+ where waiting.due_at = :never
    and not exists (select 1 from durably_runs as holder
                     where holder.scope = waiting.scope
                       and holder.concurrency_key = waiting.concurrency_key
-                      and holder.due_at is not null and holder.due_at <> :parked)
+                      and holder.due_at is not null and holder.due_at <> :never)
  order by 1
 
 -- poisoned

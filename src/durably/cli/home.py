@@ -12,14 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..databases import DatabaseOptions, is_postgres, store_of, without_password
+from ..databases import DatabaseOptions, is_postgres, path_of, store_of, without_password
 from ..durably import Durably
 from ..errors import SchemaError, StorageError
 from ..job import Job
 from ..runtime import Runtime
 from ..store.base import Store
+from ..store.guards import connect_to_look, damaged
 from ..store.sql import migrations, refuse_newer
-from ..store.sqlite import DIALECT
+from ..store.sqlite import DIALECT, SQLiteStore
+from ..store.writer import is_damaged
 from .target import UsageError, load_durably
 
 DEFAULT = "durably.db"
@@ -47,7 +49,7 @@ class Home:
     @property
     def path(self) -> Path:
         """Its file, which several processes can use."""
-        if (path := self.database.removeprefix("sqlite:///")) in (":memory:", "sqlite://"):
+        if str(path := path_of(self.database)) == ":memory:":
             raise UsageError("a :memory: database belongs to its process; pass --db PATH")
         return Path(path)
 
@@ -77,8 +79,6 @@ def named_home(args: Namespace) -> Home:
     """That of ``--db`` and ``--schema``, of ``--app``, or the default."""
     if args.app is None:
         return home(args.db, args.schema)
-    if args.schema:
-        raise UsageError("--schema goes with --db; an application has said where its tables are")
     return home_of(load_durably(args.app))
 
 
@@ -94,11 +94,13 @@ def need_driver() -> None:
 
 
 @asynccontextmanager
-async def opened(home: Home) -> AsyncGenerator[Durably]:
-    """An instance on an existing database that executes nothing."""
+async def opened(home: Home, *, read_only: bool = False) -> AsyncGenerator[Durably]:
+    """An instance on an existing database that executes nothing; ``read_only`` leaves no trace."""
+    store = home.store()
     if not home.is_server:
         _check_file(home.path)
-    store = home.store()
+        if read_only:
+            store = SQLiteStore(home.path, Runtime(), read_only=True)
     durably = home.instance(store=store)
     try:
         await durably.start()
@@ -128,8 +130,10 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             "'durably migrate'"
         )
     try:
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        return connect_to_look(path)
     except sqlite3.Error as error:
+        if is_damaged(error):
+            raise damaged(path, error) from None
         raise StorageError(f"{path} cannot be opened: {error}") from None
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from ..options import MAX_NUMBER
 from ..state import Status
-from . import bundle, runs, serve, work
+from . import bundle, listing, logs, moves, runs, serve, work
 from .codegen import codegen
+from .completion import completion
 from .copy import copy
 from .doctor import doctor
 from .home import DEFAULT, VARIABLE
@@ -19,12 +21,16 @@ from .target import UsageError
 EXIT_CODES = """\
 exit codes:
   0    done
-  1    the run failed or was cancelled; what was asked cannot be done; doctor found something wrong
+  1    the run failed or was cancelled, or a run failed while 'worker --until-idle' worked; what was
+       asked cannot be done, for one of several runs at least; doctor found something wrong
   2    bad arguments: an unknown option, MODULE cannot be imported, the input does not fit
   3    the database: missing, older or newer schema, locked, damaged; the server: not reached, failed
   70   a fault in durably itself (--debug shows where)
   130  interrupted by SIGINT (143: by SIGTERM); 'run', 'worker' and 'serve' handed their runs back
 """
+
+
+_RUN = "a run's id, its first 8 or more characters, or its short form from 'runs list'"
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +55,11 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=command)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        help="show the traceback of an error, with the frames of Durably itself",
+    )
     return parser
 
 
@@ -87,16 +97,27 @@ def _server(parser: Parser, group: Group) -> None:
     parser.set_defaults(asks_servers=True)
 
 
+def _number(text: str, least: int, most: int = MAX_NUMBER) -> int | None:
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_NUMBER))
+    return int(text) if digits and least <= int(text) <= most else None
+
+
 def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    if (number := _number(text, 1)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return int(text)
+    return number
+
+
+def _natural(text: str) -> int:
+    if (number := _number(text, 0)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return number
 
 
 def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+    if (number := _number(text, 0, 65535)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; write 0 to 65535")
-    return int(text)
+    return number
 
 
 def build_parser() -> Parser:
@@ -122,6 +143,7 @@ def build_parser() -> Parser:
     _add_history(commands)
     _add_upkeep(commands)
     _add_copy(commands)
+    _add_completion(commands, parser)
     return parser
 
 
@@ -129,7 +151,7 @@ def _add_demo(commands: Commands) -> None:
     what = "index Python's standard library, kill the worker in the middle, resume, check"
     demo = _add(commands, "demo", work.demo, what, "durably demo --fresh")
     demo.add_argument("--fresh", action="store_true", help="forget an interrupted demo first")
-    demo.add_argument("--keep", action="store_true", help="keep the databases afterwards")
+    demo.add_argument("--all", action="store_true", help="index the library's own tests as well")
     demo.add_argument("--limit", type=_positive, metavar="N", help="index the first N files only")
 
 
@@ -146,6 +168,7 @@ def _add_run(commands: Commands) -> None:
                      help=f"the database (the handle's, ${VARIABLE}, ./{DEFAULT})")  # fmt: skip
     _schema(run)
     run.add_argument("--json", action="store_true", help="print the whole run, not only its result")
+    logs.add_arguments(run, "warning")
     run.epilog = (
         f"{run.epilog}\n\nCtrl-C hands the run back; the same --key resumes it.\n\n{EXIT_CODES}"
     )
@@ -168,6 +191,10 @@ def _add_worker(commands: Commands) -> None:
     worker.add_argument(
         "--until-idle", action="store_true", help="leave when nothing is due, as for cron"
     )
+    worker.add_argument(
+        "--max-runs", type=_positive, metavar="N", help="with --until-idle, or after N runs"
+    )
+    logs.add_arguments(worker, "info")
     worker.epilog = f"{worker.epilog}\n\n{EXIT_CODES}"
 
 
@@ -194,6 +221,7 @@ def _add_serve(commands: Commands) -> None:
                         help="pages of this origin may ask")  # fmt: skip
     server.add_argument("--grace", type=runs.duration, default=1.0, metavar="S",
                         help="how long runs may go on after the first signal (1 s)")  # fmt: skip
+    logs.add_arguments(server, "info")
     server.epilog = (
         f"{server.epilog}\n\nA second signal hands the runs back at once. /healthz, /readyz and /metrics "
         f"are also at the root.\n\n{EXIT_CODES}"
@@ -224,46 +252,76 @@ def _add_runs(commands: Commands) -> None:
     group.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     of_runs = group.add_subparsers(metavar="COMMAND", required=True)
     _add_list(of_runs)
+    _run_ids(
+        _add(of_runs, "show", runs.show_run, "all that is kept of a run", "durably runs show RUN")
+    )
     for name, command, help in (
-        ("show", runs.show_run, "all that is kept of a run"),
-        ("retry", runs.retry, "resume a failed or cancelled run from its checkpoints"),
-        ("cancel", runs.cancel, "stop a run"),
-        ("delete", runs.delete, "delete a run that is over, with its steps and logs"),
+        ("retry", moves.retry, "resume failed or cancelled runs from their checkpoints"),
+        ("cancel", moves.cancel, "stop runs"),
+        ("delete", moves.delete, "delete runs that are over, with their steps and logs"),
     ):
-        _run_id(_add(of_runs, name, command, help, f"durably runs {name} RUN"))
-    what = "a new run with the input of an old one; the application or the server must know its job"
+        _add_move(_add(of_runs, name, command, help, f"durably runs {name} RUN"))
+    what = (
+        "new runs with the inputs of old ones; the application or the server must know their jobs"
+    )
     example = "durably runs retrigger RUN --app app:durably"
-    retrigger = _add(of_runs, "retrigger", runs.retrigger, what, example)
+    retrigger = _add(of_runs, "retrigger", moves.retrigger, what, example)
     retrigger.set_defaults(db=None, schema="")
-    retrigger.add_argument("run_id", metavar="RUN", help="the run's id")
-    group = retrigger.add_mutually_exclusive_group()
-    _app(group)
-    _server(retrigger, group)
-    _json(retrigger)
+    _add_move(retrigger, or_database=False)
     what = "delete the runs that ended long ago"
     purge = _add(of_runs, "purge", runs.purge, what, "durably runs purge --older-than 30d")
     purge.add_argument("--older-than", type=runs.duration, required=True, metavar="AGE",
                        help="90, 45s, 30m, 12h or 7d")  # fmt: skip
+    purge.add_argument("--limit", type=_positive, metavar="N",
+                       help="at most N, those that ended first")  # fmt: skip
     _database(purge, or_server=False)
     _json(purge)
 
 
 def _add_list(commands: Commands) -> None:
-    example = "durably runs list --status failed --label org=org_1"
-    parser = _add(commands, "list", runs.list_runs, "the newest runs", example)
-    parser.add_argument("--job", action="append", default=[], metavar="NAME", help="of this job")
-    parser.add_argument("--status", action="append", default=[], choices=[status.value for status in Status], metavar="S",
-                        help=", ".join(Status))  # fmt: skip
-    parser.add_argument("--label", action="append", default=[], type=runs.label,
-                        metavar="NAME=VALUE", help="with this label")  # fmt: skip
+    example = "durably runs list --status failed --since 1d --error timeout"
+    parser = _add(commands, "list", listing.list_runs, "the newest runs", example)
+    _filters(parser)
     parser.add_argument("--limit", type=_positive, default=50, metavar="N", help="at most N (50)")
     parser.add_argument("--cursor", metavar="C", help="go on after the run with this cursor")
     _database(parser)
     _json(parser)
 
 
-def _run_id(parser: Parser) -> None:
-    parser.add_argument("run_id", metavar="RUN", help="the run's id")
+def _filters(parser: Parser) -> None:
+    parser.add_argument("--job", action="append", default=[], metavar="NAME", help="of this job")
+    parser.add_argument("--status", action="append", default=[], choices=[status.value for status in Status], metavar="S",
+                        help=", ".join(Status))  # fmt: skip
+    parser.add_argument("--label", action="append", default=[], type=runs.label,
+                        metavar="NAME=VALUE", help="with this label")  # fmt: skip
+    parser.add_argument("--since", type=runs.since, metavar="WHEN",
+                        help="created since then: an age, as 90s, 30m, 12h or 7d, or a time, as 2026-01-31T08:00Z")  # fmt: skip
+    parser.add_argument("--error", metavar="TEXT",
+                        help="with this text in their error, in upper or lower case")  # fmt: skip
+
+
+def _add_move(parser: Parser, *, or_database: bool = True) -> None:
+    """Runs by id or by filters, for a command that changes them."""
+    parser.add_argument("run_ids", metavar="RUN", nargs="*", help=_RUN)
+    _filters(parser)
+    parser.add_argument("--limit", type=_positive, metavar="N", help="with filters, at most N")
+    parser.add_argument("--dry-run", action="store_true", help="list and count the runs instead")
+    parser.add_argument("--yes", action="store_true", help="do not ask before many are changed")
+    if or_database:
+        _database(parser)
+    else:
+        group = parser.add_mutually_exclusive_group()
+        _app(group)
+        _server(parser, group)
+    _json(parser)
+    parser.epilog = (
+        f"{parser.epilog}\n\nName the runs, or choose them with filters. Those that filters match are listed, and changed once "
+        "you\nconfirm it; a script passes --yes."
+    )
+
+
+def _run_ids(parser: Parser) -> None:
+    parser.add_argument("run_ids", metavar="RUN", nargs="+", help=_RUN)
     _database(parser)
     _json(parser)
 
@@ -272,9 +330,9 @@ def _add_history(commands: Commands) -> None:
     logs = _add(commands, "logs", runs.logs, "the kept log lines of a run", "durably logs RUN -f")
     logs.add_argument("-f", "--follow", action="store_true",
                       help="go on until the run is over; with --json, one object a line")  # fmt: skip
-    _run_id(logs)
+    _run_ids(logs)
     what = "the steps of a run that completed or failed"
-    _run_id(_add(commands, "steps", runs.steps, what, "durably steps RUN"))
+    _run_ids(_add(commands, "steps", runs.steps, what, "durably steps RUN"))
     what = "the jobs that an application registers, or that a server knows"
     jobs = _add(commands, "jobs", runs.jobs, what, "durably jobs app:durably --json")
     jobs.add_argument("durably", nargs="?", metavar="MODULE:DURABLY",
@@ -302,12 +360,23 @@ def _add_copy(commands: Commands) -> None:
     )
 
 
+def _add_completion(commands: Commands, parser: Parser) -> None:
+    what = "print a script by which the shell completes commands and options"
+    command = _add(commands, "completion", completion, what, "durably completion bash")
+    command.add_argument("shell", choices=["bash", "zsh"])
+    command.set_defaults(parser=parser)
+    command.epilog = (
+        f'{command.epilog}\n\nIn ~/.bashrc: eval "$(durably completion bash)"\n'
+        'In ~/.zshrc, after compinit: eval "$(durably completion zsh)"'
+    )
+
+
 def _add_upkeep(commands: Commands) -> None:
     what = "bring a database up to date; makes the file if there is none"
     migrate = _add(commands, "migrate", runs.migrate, what, "durably migrate --db jobs.db")
     migrate.add_argument("--sql", action="store_true",
                          help="print PostgreSQL's migrations instead, for a tool of your own")  # fmt: skip
-    migrate.add_argument("--after", type=int, default=0, metavar="N",
+    migrate.add_argument("--after", type=_natural, default=0, metavar="N",
                          help="with --sql, only those after number N")  # fmt: skip
     what = (
         "look for what is wrong with a database and its runs, and say what to do; changes nothing"

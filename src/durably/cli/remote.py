@@ -6,6 +6,7 @@ import os
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from .home import VARIABLE
@@ -49,6 +50,7 @@ async def connected(url: str, args: Namespace) -> AsyncGenerator[DurablyClient]:
     """A client of the server. What is wrong with the server is raised as ``AwayError``."""
     try:
         from ..client import DurablyClient, RequestRefusedError, ServerError
+        from ..client.refusals import SIGN_IN
     except ModuleNotFoundError as error:
         if error.name != "httpx2":
             raise
@@ -56,15 +58,22 @@ async def connected(url: str, args: Namespace) -> AsyncGenerator[DurablyClient]:
     try:
         async with DurablyClient(url, headers=_headers(args)) as client:
             yield client
-    except RequestRefusedError:
-        raise
+    except RequestRefusedError as refused:
+        if refused.status != HTTPStatus.UNAUTHORIZED:
+            raise
+        raise RequestRefusedError(
+            f"{str(refused).removesuffix(SIGN_IN)}; set {TOKEN}, or pass --header 'NAME: VALUE'",
+            url=refused.url,
+            status=refused.status,
+            code=refused.code,
+        ) from None
     except ServerError as error:
         raise AwayError(str(error)) from error
 
 
 def _headers(args: Namespace) -> dict[str, str]:
     headers: dict[str, str] = {}
-    if token := os.environ.get(TOKEN):
+    if token := os.environ.get(TOKEN, "").strip():  # as a file has it, with its line end
         headers["authorization"] = f"Bearer {token}"
     for name, value in args.header or ():
         headers[name.lower()] = value

@@ -1,46 +1,32 @@
-"""The commands that look at runs and move them: ``runs …``, ``logs``, ``steps``, ``jobs``, ``migrate``."""
+"""The commands that read runs, and their upkeep: ``runs show``, ``purge``, ``logs``, ``steps``, ``jobs``, ``migrate``."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from ..durably import Durably
 from ..errors import RunNotFoundError
 from ..events import LogWrite
-from ..models import LogEntry, Run
+from ..models import LogEntry, Run, StepRecord
+from ..options import MAX_DURATION
 from ..terminal import clean, clean_lines
-from .home import Home, named_home, need_driver, newest_schema, opened
+from .connect import Runs, connect, connect_database
+from .hints import completed
+from .home import Home, named_home, need_driver, newest_schema
+from .ids import resolve_all, shorten
 from .remote import connected, named_url
 from .show import brief, plain, plain_run, print_json, print_table, when
 from .target import UsageError, load_durably
-
-if TYPE_CHECKING:
-    from ..client import DurablyClient
+from .why import explain
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _PAGE = 1000
 _SOME_SERVER = "postgresql://"
-
-
-@asynccontextmanager
-async def _place(args: Namespace) -> AsyncGenerator[Durably | DurablyClient]:
-    """Where the runs are: a database, or a server. Both have the same methods."""
-    if (url := named_url(args)) is not None:
-        async with connected(url, args) as client:
-            yield client
-        return
-    async with _database(args) as durably:
-        yield durably
-
-
-@asynccontextmanager
-async def _database(args: Namespace) -> AsyncGenerator[Durably]:
-    async with opened(named_home(args)) as durably:
-        yield durably
 
 
 def duration(text: str) -> float:
@@ -50,9 +36,23 @@ def duration(text: str) -> float:
         seconds = float(number) * unit
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < float("inf"):
+    if not 0 <= seconds <= MAX_DURATION:
         raise ArgumentTypeError(f"{text!r} is no duration; write 90, 45s, 30m, 12h or 7d")
     return seconds
+
+
+def since(text: str) -> datetime:
+    """An age, as ``duration`` reads it, or an ISO time; without an offset it is UTC, as printed times are."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        try:
+            return datetime.now(UTC) - timedelta(seconds=duration(text))
+        except (ArgumentTypeError, OverflowError):
+            raise ArgumentTypeError(
+                f"{text!r} is neither an age nor a time; write 30m, 12h, 7d or 2026-01-31T08:00"
+            ) from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def label(text: str) -> tuple[str, str]:
@@ -66,116 +66,55 @@ def label(text: str) -> tuple[str, str]:
 # -- runs
 
 
-async def list_runs(args: Namespace) -> int:
-    """The newest runs that match."""
-    async with _place(args) as durably:
-        found = await durably.get_runs(
-            job=args.job,
-            status=args.status,
-            labels=dict(args.label),
-            limit=args.limit,
-            cursor=args.cursor,
-        )
-    if args.json:
-        print_json([plain_run(run) for run in found])
-        return 0
-    head = ("ID", "JOB", "STATUS", "PROGRESS", "ATTEMPT", "CREATED", "KEY")
-    print_table(head, (_run_row(run) for run in found))
-    if len(found) == args.limit:
-        print(f"more: --cursor {found[-1].cursor}", file=sys.stderr)
-    return 0
-
-
-def _run_row(run: Run) -> tuple[Any, ...]:
-    key = run.idempotency_key
-    return (run.id, run.job, run.status, _far(run), run.attempt, when(run.created_at), key)
-
-
-def _far(run: Run) -> str:
-    if run.progress is None:
-        return ""
-    total = "" if run.progress.total is None else f"/{run.progress.total:g}"
-    return f"{run.progress.current:g}{total}"
-
-
 async def show_run(args: Namespace) -> int:
-    """All that is kept of one run."""
-    async with _place(args) as durably:
-        run = await _find(durably, args.run_id)
-    _print_run(run, as_json=args.json)
+    """All that is kept of runs."""
+    async with connect(args, read_only=True) as runs:
+        found = [await find(runs, run_id) for run_id in await resolve_all(runs, args.run_ids)]
+        if args.json:
+            print_json(_of_ids(args, [plain_run(run) for run in found]))
+            return 0
+        home = named_home(args) if isinstance(runs, Durably) else None
+        for i, run in enumerate(found):
+            if i:
+                print()
+            _print_run(run, await explain(runs, run, home, args), args)
     return 0
 
 
-async def _find(durably: Durably | DurablyClient, run_id: str) -> Run:
-    run = await durably.get_run(run_id)
+async def find(runs: Runs, run_id: str) -> Run:
+    """The run of an id. Raises ``RunNotFoundError``."""
+    run = await runs.get_run(run_id)
     if run is None:
         raise RunNotFoundError(run_id)
     return run
 
 
-def _print_run(run: Run, *, as_json: bool) -> None:
+def _of_ids(args: Namespace, values: list[Any]) -> Any:
+    """The JSON about the runs that were named: of a single one it is no list."""
+    return values[0] if len(args.run_ids) == 1 else values
+
+
+def _print_run(run: Run, reasons: list[str], args: Namespace) -> None:
     found = plain_run(run)
-    if as_json:
-        print_json(found)
-        return
     del found["cursor"], found["error"]
     for name, value in found.items():
-        if value not in (None, {}, ""):
+        if value not in (None, {}, "") and value is not False:
             print(f"{name:16} {clean(value if isinstance(value, str) else brief(value))}")
+        if name == "status":
+            for reason in reasons:
+                print(f"{'':16} {clean(completed(reason, args))}")
     if run.error is not None:
         print(f"{'error':16} {clean(str(run.error))}")
         print(f"{'failed in step':16} {clean(run.error.step or '-')}")
         print(clean_lines(run.error.traceback or ""))
 
 
-async def retry(args: Namespace) -> int:
-    """Resume a failed or cancelled run."""
-    async with _place(args) as durably:
-        run = await durably.retry(args.run_id)
-    return _moved(args, run, "is pending again; a worker resumes it from its checkpoints")
-
-
-async def retrigger(args: Namespace) -> int:
-    """Start a run over, as a new one."""
-    if args.app is None and named_url(args) is None:
-        raise UsageError("pass --app MODULE:DURABLY, which knows the job, or --url")
-    async with _place(args) as durably:
-        run = await durably.retrigger(args.run_id)
-    return _moved(args, run, f"is pending: {args.run_id} over again")
-
-
-async def cancel(args: Namespace) -> int:
-    """Stop a run."""
-    async with _place(args) as durably:
-        run = await durably.cancel(args.run_id)
-    return _moved(args, run, "is cancelled")
-
-
-def _moved(args: Namespace, run: Run, what: str) -> int:
-    if args.json:
-        print_json(plain_run(run))
-    else:
-        print(f"run {run.id} {what}")
-    return 0
-
-
-async def delete(args: Namespace) -> int:
-    """Delete a run that is over."""
-    async with _place(args) as durably:
-        await durably.delete_run(args.run_id)
-    if args.json:
-        print_json({"deleted": args.run_id})
-    else:
-        print(f"run {args.run_id} is deleted")
-    return 0
-
-
 async def purge(args: Namespace) -> int:
     """Delete the runs that ended long ago."""
     if not (args.db or args.app) and named_url(args):
         raise UsageError("a server purges no runs; pass --db or --app")
-    async with _database(args) as durably:
-        count = await durably.purge_runs(older_than=args.older_than)
+    async with connect_database(args) as durably:
+        count = await durably.purge_runs(older_than=args.older_than, limit=args.limit)
     if args.json:
         print_json({"purged": count})
     else:
@@ -187,12 +126,21 @@ async def purge(args: Namespace) -> int:
 
 
 async def steps(args: Namespace) -> int:
-    """The steps of a run that completed or failed."""
-    async with _place(args) as durably:
-        found = await durably.get_steps(args.run_id)
+    """The steps of runs that completed or failed."""
+    async with connect(args, read_only=True) as runs:
+        ids = await resolve_all(runs, args.run_ids)
+        found = [await runs.get_steps(run_id) for run_id in ids]
     if args.json:
-        print_json([plain(step) for step in found])
+        print_json(_of_ids(args, [[plain(step) for step in steps] for steps in found]))
         return 0
+    for run_id, steps in zip(ids, found, strict=True):
+        if len(ids) > 1:
+            print(f"run {run_id}")
+        _print_steps(steps)
+    return 0
+
+
+def _print_steps(steps: list[StepRecord]) -> None:
     rows = (
         (
             step.index,
@@ -202,50 +150,56 @@ async def steps(args: Namespace) -> int:
             f"{(step.completed_at - step.started_at).total_seconds():.3f}",
             step.error or brief(step.output),
         )
-        for step in found
+        for step in steps
     )
-    print_table(("#", "STEP", "STATUS", "ATTEMPT", "SECONDS", "RESULT"), rows)
-    return 0
+    head = ("#", "STEP", "STATUS", "ATTEMPT", "SECONDS", "RESULT")
+    print_table(head, rows, ("STEP", "RESULT"))
 
 
 async def logs(args: Namespace) -> int:
-    """The kept log lines of a run; with ``--follow``, those to come as well."""
-    async with _place(args) as durably:
-        run = await _find(durably, args.run_id)
+    """The kept log lines of runs; with ``--follow``, those to come as well."""
+    async with connect(args, read_only=True) as runs:
+        ids = [(await find(runs, id)).id for id in await resolve_all(runs, args.run_ids)]
+        # To tell the lines of several runs apart.
+        names = dict(zip(ids, shorten(ids), strict=True)) if len(ids) > 1 else {}
         if args.follow:
-            return await _follow(durably, args)
-        found = [entry async for entry in _all_logs(durably, run.id)]
+            async with asyncio.TaskGroup() as group:
+                for run_id in ids:
+                    group.create_task(_follow(runs, run_id, names, as_json=args.json))
+            return 0
+        found = [entry for run_id in ids async for entry in _all_logs(runs, run_id)]
     if args.json:
         print_json([plain(entry) for entry in found])
-    else:
-        for entry in found:
-            _print_log(entry)
-        if not found:
+        return 0
+    for entry in found:
+        _print_log(entry, names)
+    for run_id in ids:
+        if not any(entry.run_id == run_id for entry in found):
+            which = f"run {run_id}" if names else "this run"
             _say(
-                "no log lines are kept of this run; durably.use(with_log_persistence()) keeps them"
+                f"no log lines are kept of {which}; durably.use(with_log_persistence()) keeps them"
             )
     return 0
 
 
-async def _all_logs(durably: Durably | DurablyClient, run_id: str) -> AsyncIterator[LogEntry]:
+async def _all_logs(runs: Runs, run_id: str) -> AsyncIterator[LogEntry]:
     after = 0
-    while page := await durably.get_logs(run_id, after=after, limit=_PAGE):
+    while page := await runs.get_logs(run_id, after=after, limit=_PAGE):
         for entry in page:
             yield entry
         after = int(page[-1].id.rpartition(":")[2])
 
 
-async def _follow(durably: Durably | DurablyClient, args: Namespace) -> int:
-    async for event in durably.subscribe(args.run_id):
+async def _follow(runs: Runs, run_id: str, names: Mapping[str, str], *, as_json: bool) -> None:
+    async for event in runs.subscribe(run_id):
         if isinstance(event, LogWrite):
             entry = _entry(event)
-            if args.json:
+            if as_json:
                 print_json(plain(entry), indent=None)
             else:
-                _print_log(entry)
-    run = await durably.get_run(args.run_id)
-    _say(f"run {args.run_id} {run.status if run else 'was deleted'}")
-    return 0
+                _print_log(entry, names)
+    run = await runs.get_run(run_id)
+    _say(f"run {run_id} {run.status if run else 'was deleted'}")
 
 
 def _entry(event: LogWrite) -> LogEntry:
@@ -260,12 +214,12 @@ def _entry(event: LogWrite) -> LogEntry:
     )
 
 
-def _print_log(entry: LogEntry) -> None:
+def _print_log(entry: LogEntry, names: Mapping[str, str]) -> None:
+    name = f"{names[entry.run_id]} " if names else ""
     where = f" [{clean(entry.step_name)}]" if entry.step_name else ""
     data = "" if entry.data is None else f" {clean(brief(entry.data))}"
-    print(
-        f"{when(entry.timestamp)} {entry.level:7}{where} {clean(entry.message)}{data}", flush=True
-    )
+    line = f"{name}{when(entry.timestamp)} {entry.level:7}{where} {clean(entry.message)}{data}"
+    print(line, flush=True)
 
 
 def _say(text: str) -> None:
@@ -285,7 +239,9 @@ async def jobs(args: Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        print_table(("JOB", "KIND", "INPUT", "OUTPUT"), map(_job_row, found))
+        print_table(
+            ("JOB", "KIND", "INPUT", "OUTPUT"), map(_job_row, found), ("JOB", "INPUT", "OUTPUT")
+        )
     return 0
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..durably import Durably
 from ..errors import DurablyError, StorageError
 from ..http import AsgiApp
-from .signals import Signals, unless
+from .logs import set_up
+from .signals import STOPPING, Signals, unless
 from .target import UsageError, load, load_durably
 
 if TYPE_CHECKING:
@@ -37,20 +38,20 @@ class ListenError(DurablyError):
 
 async def serve(args: Namespace) -> int:
     """Answer requests, and work, until a signal."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    set_up(args)
     durably = _instance(args)
     auth = _auth(args.auth)
     app = durably.asgi(base_path=args.path, auth=auth, public=args.public, origins=args.cors)
     server = _make_server(app)
     with closing(_listen(args, open_to_all=auth is not None or args.public)) as listener:
-        signals = Signals()
+        signals = Signals(durably.expect_stop)
         try:
             await durably.init()
             _say_where(listener, durably, args)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             try:
                 await _until_stopped(serving, durably, signals, works=not args.no_worker)
-                logger.info("stopping; a second signal hands the runs back at once")
+                logger.info(STOPPING, args.grace)
             finally:
                 app.handler.close_streams()  # first: the server waits for what is open
                 await _stop(server, serving, signals)

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..runtime import Runtime
 from ..store.postgres.driver import DriverError, ServerError, connect
+from ..store.postgres.link import NO_URL
 from ..store.postgres.migrating import newest_version
+from ..store.postgres.positions import remedy
 from ..store.postgres.statements import Statements, compiled
-from ..store.postgres.store import NO_URL
 from ..store.postgres.trouble import describe
 from . import checks
 from .checks import Finding
@@ -80,6 +81,7 @@ class Examination:
             yield finding
         yield await self._commits()
         yield await self._connections()
+        yield await self._positions()
         async for finding in self._tables():
             yield finding
         for finding in await self._runs():
@@ -200,6 +202,28 @@ class Examination:
             return Finding("rights", "wrong", what, "; ".join(grants))
         return Finding("rights", "ok", f"role {role} may read and write")
 
+    async def _positions(self) -> Finding:
+        table = self._named("durably_journal")
+        try:
+            row = await self._one(
+                "select (select coalesce(max(position), 0) from durably_journal) as newest,"
+                "       case when has_sequence_privilege(name, 'usage, select')"
+                "            then coalesce(pg_sequence_last_value(name), 0) end as given"
+                "  from cast(pg_get_serial_sequence(:name, 'position') as regclass) as name",
+                name=table,
+            )
+        except ServerError as error:
+            return Finding("sequence", "ok", f"it cannot be compared: {describe(error)}")
+        if row["given"] is None:
+            return Finding("sequence", "ok", "this role may not see where it is")
+        if row["given"] >= row["newest"]:
+            return Finding("sequence", "ok", "it is not behind the journal")
+        what = (
+            f"the sequence of {table}.position is at {row['given']} and the journal at {row['newest']}:"
+            " it was copied without its sequence, and nothing can be written"
+        )
+        return Finding("sequence", "wrong", what, remedy(table))
+
     async def _tables(self) -> AsyncIterator[Finding]:
         for table in _TABLES:
             row = await self._one(
@@ -258,7 +282,7 @@ class Examination:
         )
         what = f"{row['used']} of {row['most']} in use"
         if row["most"] - row["used"] < _SPARE:
-            remedy = "raise max_connections or use a pooler; a process that works keeps up to six"
+            remedy = "raise max_connections or use a pooler; a process that works keeps up to seven"
             return Finding("connections", "note", what, remedy)
         return Finding("connections", "ok", what)
 
@@ -272,7 +296,7 @@ class Examination:
             names = compiled(text).names
             given = {key: value for key, value in checks.parameters(now).items() if key in names}
             rows[name] = await self._ask(text, **given)
-        return list(checks.Runs(rows, now, lambda _: False).findings())
+        return list(checks.Runs(rows, now, checks.UNKNOWN).findings())
 
 
 def _timeouts(row: Row, *, pooled: bool) -> Iterator[Finding]:

@@ -1,28 +1,40 @@
-"""SIGINT and SIGTERM: the first asks to stop, the second to stop at once."""
+"""Signals to stop: the first asks to stop, the second to stop at once.
+
+SIGINT, SIGTERM, SIGQUIT, and SIGHUP unless somebody (``nohup``) had it ignored.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
 INTERRUPTED = 128  # plus the number of the signal, as shells count
+STOPPING = "stopping: runs have %g s to end; a second signal hands them back now"
+_NAMES = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGBREAK")  # the last is Windows'
 
 
 class Signals:
-    """SIGINT and SIGTERM, told to the event loop: the first, and the second."""
+    """The signals to stop, for the event loop: the first, and the second.
 
-    def __init__(self) -> None:
+    ``stopping`` is called in the signal's handler, before the loop does anything else: a terminal and
+    some supervisors signal the children of a step at the same time.
+    """
+
+    def __init__(self, stopping: Callable[[], object] = lambda: None) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
         self.number = int(signal.SIGINT)
+        self._stopping = stopping
         self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # Not loop.add_signal_handler, which Windows has not.
-            signal.signal(number, lambda number, _: self._hear(number))
+        for name in _NAMES:
+            if hasattr(signal, name) and not (name == "SIGHUP" and _is_ignored(name)):
+                # Not loop.add_signal_handler, which Windows has not.
+                signal.signal(getattr(signal, name), lambda number, _: self._hear(number))
 
     def _hear(self, number: int) -> None:
+        self._stopping()
         with suppress(RuntimeError):  # the loop is closed: we are leaving anyway
             self._loop.call_soon_threadsafe(self._note, number)
 
@@ -33,6 +45,10 @@ class Signals:
     @property
     def exit_code(self) -> int:
         return INTERRUPTED + self.number
+
+
+def _is_ignored(name: str) -> bool:
+    return signal.getsignal(getattr(signal, name)) is signal.SIG_IGN
 
 
 async def unless(event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:

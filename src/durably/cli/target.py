@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..durably import Durably
+from ..durably import IMPORTING, Durably
 from ..handle import JobHandle
 from ..job import Job
 
 
 class UsageError(Exception):
-    """The command was not given what it needs."""
+    """The command was not given what it needs; ``details`` are lines to print below the message."""
+
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 def load(spec: str) -> Any:
@@ -23,12 +28,15 @@ def load(spec: str) -> Any:
         raise UsageError(f"{spec!r} is not MODULE:NAME, as 'app:durably'")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
+    importing = IMPORTING.set(module)
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"module {module!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
+    finally:
+        IMPORTING.reset(importing)
     for part in name.split("."):
         if not hasattr(found, part):
             raise UsageError(f"module {module!r} has no {name!r}")

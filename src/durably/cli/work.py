@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import sys
 from argparse import Namespace
 from contextlib import suppress
@@ -16,14 +15,17 @@ from ..codec import Unstorable
 from ..durably import Durably
 from ..errors import StorageError
 from ..events import RunProgress
+from ..handle import missing_input
 from ..job import Job
+from ..logs import RUNS
 from ..models import Run
 from ..plugins import with_log_persistence
 from ..state import Status
 from ..terminal import Show, clean, open_bar
 from .home import home, home_of
+from .logs import set_up
 from .show import plain_run, print_json
-from .signals import Signals, unless
+from .signals import STOPPING, Signals, unless
 from .target import UsageError, load_durably, load_job
 
 logger = logging.getLogger("durably")
@@ -41,7 +43,8 @@ async def run(args: Namespace) -> int:
     where = home(args.db, args.schema) if args.db or app is None else home_of(app)
     durably = replace(where, jobs=[job]).instance(worker=True)
     durably.use(with_log_persistence())
-    signals = Signals()
+    _log_of_run(args)
+    signals = Signals(durably.expect_stop)
     await durably.init()
     try:
         started = await _start(durably, job, value, args.key)
@@ -50,28 +53,38 @@ async def run(args: Namespace) -> int:
                 return _hand_back(started, signals)
         done = await durably.get_run(started.id)
     finally:
-        await durably.stop(0)
+        await unless(signals.second, durably.stop(0))
     return _tell_result(done, started, as_json=args.json)
+
+
+def _log_of_run(args: Namespace) -> None:
+    """Warnings; that the run failed is the command's own last line, unless a level was chosen."""
+    handler = set_up(args, "warning")
+    if args.log_level is None and not args.debug:
+        handler.addFilter(lambda at: at.name != RUNS or vars(at).get("status") != "failed")
 
 
 def _read_input(job: Job[Any, Any], text: str | None) -> Any:
     if text == "-":
         text = sys.stdin.read()
+    if text is None:
+        text = job.default
     if text is None and job.takes_input:
-        raise UsageError(f"job {job.name!r} takes an input; give it as JSON")
+        raise UsageError(str(missing_input(job, "give it as JSON")))
+    text = "null" if text is None else text
     try:
-        json.loads(text or "null")
+        json.loads(text)
     except ValueError as error:
         raise UsageError(f"the input is not JSON: {error}") from None
     try:
-        return job.input.decode(text or "null")
+        return job.input.parse(text)
     except Unstorable as problem:
         raise UsageError(f"the input does not fit job {job.name!r}: {problem}") from None
 
 
 async def _start(durably: Durably, job: Job[Any, Any], value: Any, key: str | None) -> Run:
     """The run of the key, resumed if it had ended without a result, or a new one."""
-    run = await durably.register(job).trigger(value, idempotency_key=key)
+    run: Run = await durably.register(job).trigger(value, idempotency_key=key)
     if run.disposition == "idempotent" and run.input != value:
         logger.warning("key %r is known: its run keeps the input that it had", key)
     if run.status in (Status.FAILED, Status.CANCELLED):
@@ -114,15 +127,16 @@ def _tell_result(done: Run | None, started: Run, *, as_json: bool) -> int:
 
 async def worker(args: Namespace) -> int:
     """Work until a signal, or until nothing is due."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if args.max_runs is not None and not args.until_idle:
+        raise UsageError("--max-runs is for --until-idle; add it, or leave --max-runs out")
+    set_up(args)
     durably = load_durably(args.durably)
     if not durably.jobs:
         raise UsageError(f"{args.durably} has no jobs; import the modules that register them")
     durably.set_worker(max_concurrent_runs=args.concurrency)
-    signals = Signals()
-    logger.info("worker %d on %s: %s", os.getpid(), durably.shown_database, ", ".join(durably.jobs))
+    signals = Signals(durably.expect_stop)
     if args.until_idle:
-        return await _work_until_idle(durably, signals)
+        return await _work_until_idle(durably, signals, args.max_runs)
     await durably.init()
     while not signals.first.is_set():
         if not durably.is_working:
@@ -131,19 +145,28 @@ async def worker(args: Namespace) -> int:
             )
         with suppress(TimeoutError):
             await asyncio.wait_for(signals.first.wait(), _LOOK)
-    logger.info("stopping: runs have %g s to end; a second signal hands them back now", args.grace)
+    logger.info(STOPPING, args.grace)
     if await unless(signals.second, durably.stop(args.grace)):
         return 0
     return signals.exit_code
 
 
-async def _work_until_idle(durably: Durably, signals: Signals) -> int:
+async def _work_until_idle(durably: Durably, signals: Signals, most: int | None) -> int:
     try:
-        if await unless(signals.first, durably.run_until_idle()):
-            return 0
+        if await unless(signals.first, durably.run_until_idle(most)):
+            return _tell_failed(durably)
     finally:
-        await durably.stop(0)
+        await unless(signals.second, durably.stop(0))
     return signals.exit_code
+
+
+def _tell_failed(durably: Durably) -> int:
+    """1 if runs failed here, which cron is to notice; a run that was retried since counts as well."""
+    ended = durably.metrics.ended.items()
+    if failed := sum(count for (_, status), count in ended if status == Status.FAILED):
+        print(f"durably: error: {failed} of the runs failed", file=sys.stderr)
+        return 1
+    return 0
 
 
 # -- demo
@@ -153,4 +176,4 @@ def demo(args: Namespace) -> int:
     """Kill a worker and resume its run."""
     from ..demo import Options, run_demo
 
-    return run_demo(Options(fresh=args.fresh, keep=args.keep, limit=args.limit), open_bar)
+    return run_demo(Options(fresh=args.fresh, tests=args.all, limit=args.limit), open_bar)

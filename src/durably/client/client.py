@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import replace
-from typing import Any, Generic, cast, overload
+from functools import partial
+from typing import Any, Generic, Literal, cast, overload
 
 import httpx2
+from typing_extensions import Unpack
 
 from ..codec import PLAIN, Unstorable, load_json
 from ..errors import (
@@ -18,27 +20,36 @@ from ..errors import (
     RunNotFoundError,
     WaitTimeoutError,
 )
-from ..events import AnyEvent, Resync, RunProgress
-from ..handle import JobHandle, bad_input, check_key, check_labels, make_filter
+from ..events import AnyEvent, LogWrite, Resync, RunProgress
+from ..handle import (
+    ClientTriggerOptions,
+    ClientWaitOptions,
+    JobHandle,
+    bad_input,
+    call_for_event,
+    check_coalesce,
+    check_key,
+    check_labels,
+    make_filter,
+    missing_input,
+)
 from ..http.wire import JobInfo, ListEvent, TriggerRequest
-from ..job import Job
-from ..models import I, LogEntry, O, Run, StepRecord
-from ..options import positive
-from ..runtime import Runtime, Seconds, seconds
+from ..job import NO_INPUT, InputOptional, Job, N
+from ..models import CompletedRun, I, LogEntry, O, Progress, Run, StepRecord
+from ..options import optional, positive, text, whole
+from ..runtime import Runtime, Seconds
 from ..state import Status
 from ..store.base import RunFilter
-from ..terminal import Show
-from .bar import open_bar
+from ..terminal import Show, open_bar, title_of
 from .connection import Connection
 from .errors import ServerError, ServerUnavailableError
 from .server import PAGE, Server
 from .subscription import RunStream, list_events
 
-AnyJob = Job[I, O] | JobHandle[I, O]
+AnyJob = Job[I, O, N] | JobHandle[I, O, N]
 Watch = Callable[[AnyEvent], object]
 
 _LAST_LOOK = 2.0  # seconds for how a run stands, when waiting for it took too long
-_NO_INPUT: Any = None  # for a job that takes none
 
 
 class DurablyClient:
@@ -70,7 +81,7 @@ class DurablyClient:
             headers=headers or {},
             auth=auth,
             timeout=positive("timeout", timeout),
-            retries=retries,
+            retries=whole("retries", retries),
             transport=transport,
             runtime=Runtime(),
         )
@@ -94,31 +105,31 @@ class DurablyClient:
 
     @overload
     async def trigger(
-        self,
-        job: AnyJob[I, O],
-        input: I = _NO_INPUT,
-        *,
-        idempotency_key: str | None = None,
-        concurrency_key: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> Run[I, O]: ...
+        self, job: str, input: Any = ..., **options: Unpack[ClientTriggerOptions]
+    ) -> Run: ...
+    @overload
+    async def trigger(
+        self, job: AnyJob[None, O], input: None = None, **options: Unpack[ClientTriggerOptions]
+    ) -> Run[None, O]: ...
     @overload
     async def trigger(
         self,
-        job: str,
-        input: Any = _NO_INPUT,
-        *,
-        idempotency_key: str | None = None,
-        concurrency_key: str | None = None,
-        labels: Mapping[str, str] | None = None,
-    ) -> Run: ...
+        job: AnyJob[I, O, InputOptional],
+        input: I = ...,
+        **options: Unpack[ClientTriggerOptions],
+    ) -> Run[I, O]: ...
+    @overload
+    async def trigger(
+        self, job: AnyJob[I, O], input: I, **options: Unpack[ClientTriggerOptions]
+    ) -> Run[I, O]: ...
     async def trigger(
         self,
         job: AnyJob[Any, Any] | str,
-        input: Any = _NO_INPUT,
+        input: Any = NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        coalesce: Literal["skip"] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Run[Any, Any]:
         """Create a pending run, as ``JobHandle.trigger``.
@@ -136,60 +147,71 @@ class DurablyClient:
             check_key("idempotency_key", idempotency_key),
             check_key("concurrency_key", concurrency_key),
             check_labels(labels or {}),
+            coalesce if check_coalesce(coalesce, concurrency_key) else None,
+            has_input=input is not NO_INPUT or (known is not None and known.takes_input),
         )
         return await self._server.trigger(request, known)
 
     @overload
     async def trigger_and_wait(
-        self,
-        job: AnyJob[I, O],
-        input: I = _NO_INPUT,
-        *,
-        idempotency_key: str | None = None,
-        concurrency_key: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        timeout: Seconds | None = None,
-    ) -> Run[I, O]: ...
+        self, job: str, input: Any = ..., **options: Unpack[ClientWaitOptions]
+    ) -> CompletedRun: ...
     @overload
     async def trigger_and_wait(
-        self,
-        job: str,
-        input: Any = _NO_INPUT,
-        *,
-        idempotency_key: str | None = None,
-        concurrency_key: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        timeout: Seconds | None = None,
-    ) -> Run: ...
+        self, job: AnyJob[None, O], input: None = None, **options: Unpack[ClientWaitOptions]
+    ) -> CompletedRun[None, O]: ...
+    @overload
+    async def trigger_and_wait(
+        self, job: AnyJob[I, O, InputOptional], input: I = ..., **options: Unpack[ClientWaitOptions]
+    ) -> CompletedRun[I, O]: ...
+    @overload
+    async def trigger_and_wait(
+        self, job: AnyJob[I, O], input: I, **options: Unpack[ClientWaitOptions]
+    ) -> CompletedRun[I, O]: ...
     async def trigger_and_wait(
         self,
         job: AnyJob[Any, Any] | str,
-        input: Any = _NO_INPUT,
+        input: Any = NO_INPUT,
         *,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        coalesce: Literal["skip"] | None = None,
         labels: Mapping[str, str] | None = None,
         timeout: Seconds | None = None,
-    ) -> Run[Any, Any]:
-        """``trigger``, then ``wait``."""
-        run = await self.trigger(
-            job,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_log: Callable[[LogWrite], object] | None = None,
+    ) -> CompletedRun[Any, Any]:
+        """``trigger``, then ``wait``; the run keeps the ``disposition`` of its trigger."""
+        run: Run[Any, Any] = await self.trigger(
+            cast("Any", job),
             input,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
+            coalesce=coalesce,
             labels=labels,
         )
         known = None if isinstance(job, str) else self._know(job)
-        return await self._wait(_Waiting(run, known), timeout, _watch_nothing)
+        watch = partial(call_for_event, on_progress=on_progress, on_log=on_log)
+        done = await self._wait(_Waiting(run, known), timeout, watch)
+        return replace(done, disposition=run.disposition)
 
-    async def wait(self, run: Run[I, O] | str, timeout: Seconds | None = None) -> Run[I, O]:
+    async def wait(
+        self,
+        run: Run[I, O] | str,
+        timeout: Seconds | None = None,
+        *,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_log: Callable[[LogWrite], object] | None = None,
+    ) -> CompletedRun[I, O]:
         """The run once it is completed, as ``Durably.wait``; through any number of lost connections.
 
         Given a ``Run`` with the types of its job, those hold; given one without, or an id, values are
-        plain JSON. Raises ``RunFailedError``, ``RunCancelledError`` or
+        plain JSON. ``on_progress`` is called with each ``Progress`` until then, and ``on_log`` with each
+        ``events.LogWrite`` that is written from now on. Raises ``RunFailedError``, ``RunCancelledError`` or
         ``WaitTimeoutError``, each with ``.run``; ``RunNotFoundError``.
         """
-        return await self._wait(self._waiting(run), timeout, _watch_nothing)
+        watch = partial(call_for_event, on_progress=on_progress, on_log=on_log)
+        return await self._wait(self._waiting(run), timeout, watch)
 
     async def follow(
         self,
@@ -197,7 +219,7 @@ class DurablyClient:
         timeout: Seconds | None = None,
         *,
         show: Show | None = None,
-    ) -> Run[I, O]:
+    ) -> CompletedRun[I, O]:
         """``wait``, with a progress bar on the terminal or in the notebook.
 
         ``show`` draws instead: it is called with each ``Progress``.
@@ -207,8 +229,8 @@ class DurablyClient:
             return await self._wait(waiting, timeout, lambda event: _draw(event, draw))
 
     def _waiting(self, run: Run[I, O] | str) -> _Waiting[I, O]:
-        job = None if isinstance(run, str) else self._jobs.get(run.job)
-        if not isinstance(run, str) and job is not None:
+        job = self._jobs.get(run.job) if isinstance(run, Run) else None
+        if isinstance(run, Run) and job is not None:
             try:
                 job.input.keep(run.input)
             except Unstorable:  # it was triggered or read by name, as plain JSON
@@ -217,15 +239,16 @@ class DurablyClient:
 
     async def _wait(
         self, waiting: _Waiting[I, O], timeout: Seconds | None, watch: Watch
-    ) -> Run[I, O]:
-        limit = asyncio.timeout(None if timeout is None else seconds(timeout))
+    ) -> CompletedRun[I, O]:
+        limit = optional("timeout", timeout)
+        clock = asyncio.timeout(limit)
         try:
-            async with limit:
+            async with clock:
                 await self._until_over(waiting, watch)
         except TimeoutError:
-            if not limit.expired():
+            if not clock.expired():
                 raise
-            await self._look_once_more(waiting, seconds(timeout or 0))
+            await self._look_once_more(waiting, limit or 0.0)
         assert waiting.seen is not None
         return _settled(waiting.seen)
 
@@ -242,9 +265,10 @@ class DurablyClient:
 
     async def _look_once_more(self, waiting: _Waiting[Any, Any], waited: float) -> None:
         """In time or not: the run as it stands, if the server can tell."""
-        with suppress(TimeoutError, ServerError):
-            async with asyncio.timeout(_LAST_LOOK):
-                waiting.seen = await self._server.run(waiting.run_id, waiting.job)
+        if not self._connection.lost:
+            with suppress(TimeoutError, ServerError):
+                async with asyncio.timeout(_LAST_LOOK):
+                    waiting.seen = await self._server.run(waiting.run_id, waiting.job)
         if waiting.seen is None:
             url = self._connection.url
             text = f"{url} did not tell how run {waiting.run_id} stands within {waited:g} s"
@@ -336,7 +360,7 @@ class DurablyClient:
 
     async def get_logs(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[LogEntry]:
         """The kept log lines of a run, oldest first. Raises ``RunNotFoundError``."""
-        return await self._server.logs(run_id, after, limit)
+        return await self._server.logs(run_id, whole("after", after), whole("limit", limit, 1))
 
     async def get_jobs(self) -> list[JobInfo]:
         """The jobs that the server knows: ``name``, ``input_schema``, ``output_schema``."""
@@ -374,7 +398,8 @@ class DurablyClient:
         async def is_over() -> bool:
             return (await self._server.run(run_id, None, patient=True)).is_final
 
-        return RunStream(self._connection, run_id, after, is_over).events()
+        number = None if after is None else whole("after", after)
+        return RunStream(self._connection, text("run_id", run_id), number, is_over).events()
 
     def subscribe_runs(
         self, *, job: str | Sequence[str] = (), labels: Mapping[str, str] | None = None
@@ -397,13 +422,19 @@ class _Waiting(Generic[I, O]):
     """A run that is waited for, as it was last seen."""
 
     def __init__(self, run: Run[I, O] | str, job: Job[Any, Any] | None) -> None:
-        self.run_id = run if isinstance(run, str) else run.id
-        self.seen: Run[I, O] | None = None if isinstance(run, str) else run
+        self.run_id = run.id if isinstance(run, Run) else text("run_id", run)
+        self.seen: Run[I, O] | None = run if isinstance(run, Run) else None
         self.job = job
 
 
 def _kept(name: str, job: Job[Any, Any] | None, input: Any) -> Any:
     """An input as JSON, checked: by its job, or as plain JSON where only a name is known."""
+    if input is NO_INPUT:
+        if job is not None and job.default is not None:
+            return load_json(job.default)
+        if job is not None and job.takes_input:
+            raise missing_input(job, "pass one, or give the parameter a default")
+        input = None
     try:
         if job is not None:
             return load_json(job.input.accept(input).text)
@@ -415,23 +446,16 @@ def _kept(name: str, job: Job[Any, Any] | None, input: Any) -> Any:
         raise InvalidInputError(text, path=problem.path) from None
 
 
-def _settled(run: Run[I, O]) -> Run[I, O]:
+def _settled(run: Run[I, O]) -> CompletedRun[I, O]:
     """A run that is over, if it was completed; else what ``wait`` raises."""
     if run.status == Status.FAILED:
         raise RunFailedError(f"run {run.id} ({run.job}) failed: {run.error}", run)
     if run.status == Status.CANCELLED:
         raise RunCancelledError(f"run {run.id} ({run.job}) was cancelled", run)
+    assert isinstance(run, CompletedRun)
     return run
-
-
-def _watch_nothing(_: AnyEvent) -> None:
-    pass
 
 
 def _draw(event: AnyEvent, draw: Show) -> None:
     if isinstance(event, RunProgress):
         draw(event.progress)
-
-
-def title_of(run: Run[Any, Any] | str) -> str:
-    return f"run {run}" if isinstance(run, str) else run.job

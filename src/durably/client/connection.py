@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import httpx2
 
@@ -27,6 +28,9 @@ LONGEST_WISH = 60.0  # seconds that a server may ask us to wait
 # A pooled connection is given up before the server may close it (uvicorn: after 5 s), so that no request
 # is sent into a connection that is being closed.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=3.0)
+_HOST = re.compile(
+    rb"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(%[\w.-]+)?"
+)  # or an IPv6 address
 _UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 _HOPELESS = (httpx2.LocalProtocolError, httpx2.UnsupportedProtocol)
 
@@ -93,6 +97,8 @@ class Connection:
         self.runtime = runtime
         self.met = False
         """True once the server answered: what is lost from then on will come back."""
+        self.lost = False
+        """True when the latest request got no answer."""
         self.retries = retries
         self._options: dict[str, Any] = {"auth": auth or named, "transport": transport}
         self._headers = _checked_headers(headers)
@@ -203,6 +209,7 @@ class Connection:
         return self._http
 
     def _check(self, asked: Asked, response: httpx2.Response) -> None:
+        self.lost = False
         if response.is_success:
             return
         status = response.status_code
@@ -214,9 +221,13 @@ class Connection:
 
     def _lost(self, asked: Asked, error: Exception) -> Exception:
         if isinstance(error, _HOPELESS):
-            return ConfigurationError(f"{asked.method} {self.address(asked)}: {error}")
+            # What is wrong with a header is said with its value, which may be a secret.
+            is_header = "header" in str(error).lower()
+            reason = "a header holds what none can, such as a line break" if is_header else error
+            return ConfigurationError(f"{asked.method} {self.address(asked)}: {reason}")
         if not isinstance(error, httpx2.TransportError | httpx2.StreamError):
             return ServerError(f"{self.address(asked)}: {error}", url=self.address(asked))
+        self.lost = True
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
         return Lost(said, unsent=isinstance(error, _UNSENT))
 
@@ -268,7 +279,9 @@ def _checked(url: str) -> tuple[str, tuple[str, str] | None]:
         raise ConfigurationError(f"the server's URL is none: {error}") from None
     named = (parsed.username, parsed.password) if parsed.username else None
     shown = str(parsed.copy_with(username=None, password=None))
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    is_port = parsed.port is None or 0 < parsed.port < 65_536
+    is_address = is_port and _HOST.fullmatch(parsed.raw_host)
+    if parsed.scheme not in ("http", "https") or not is_address:
         raise ConfigurationError(f"{shown!r} is no URL of a server; write http://host:port/path")
     if parsed.query or parsed.fragment:
         raise ConfigurationError("the server's URL has no query and no fragment; pass headers=")
@@ -276,8 +289,12 @@ def _checked(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def _checked_headers(headers: Mapping[str, str]) -> httpx2.Headers:
+    for name, value in cast("Mapping[str, Any]", headers).items():
+        if not isinstance(value, str) or not value.isascii():  # not shown: it may be a secret
+            raise ConfigurationError(
+                f"headers= holds what no header can, as {name!r}: it must be a str of ASCII"
+            )
     try:
-        checked = httpx2.Headers({"user-agent": f"durably/{version('durably')}", **headers})
+        return httpx2.Headers({"user-agent": f"durably/{version('durably')}", **headers})
     except (UnicodeError, TypeError, AttributeError) as error:
-        raise ConfigurationError(f"headers= holds what no header can: {error}") from None
-    return checked
+        raise ConfigurationError(f"headers= has a name that no header has: {error}") from None

@@ -94,11 +94,13 @@ _LOCALLY: Mapping[str, Callable[[Asked, Mapping[str, Any]], DurablyError | None]
     "invalid_request": lambda _, said: ConfigurationError(_message(said)),
 }
 
+SIGN_IN = "; pass headers= or auth= to say who you are"
+"""What a program does about a 401; the command line has other words for it."""
 _HINTS = {
     301: "; pass the URL that it leads to",
     302: "; pass the URL that it leads to",
     307: "; pass the URL that it leads to",
     308: "; pass the URL that it leads to",
-    401: "; pass headers= or auth= to say who you are",
+    401: SIGN_IN,
     404: "; the URL must be that of the API, as http://127.0.0.1:8000/api/durably",
 }

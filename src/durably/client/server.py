@@ -17,6 +17,7 @@ from ..http import wire
 from ..http.wire import RUN_ID, JobInfo, Triggered, TriggerRequest
 from ..job import Job
 from ..models import LogEntry, Run, StepRecord
+from ..options import text
 from ..state import Status
 from ..store.base import RunFilter
 from .connection import Answer, Connection
@@ -41,7 +42,7 @@ class Server:
 
     async def run(self, run_id: str, job: Job[Any, Any] | None, *, patient: bool = False) -> AnyRun:
         """A run, with the types of a job. Raises ``RunNotFoundError``."""
-        asked = Asked("GET", "/run", [(RUN_ID, run_id)], run_id=run_id)
+        asked = Asked("GET", "/run", [(RUN_ID, text("run_id", run_id))], run_id=run_id)
         return await self._get(asked, lambda answer: _run(answer.data, job), patient=patient)
 
     async def runs(
@@ -64,14 +65,36 @@ class Server:
 
     async def steps(self, run_id: str) -> list[StepRecord]:
         """The steps of a run."""
-        asked = Asked("GET", "/steps", [(RUN_ID, run_id)], run_id=run_id)
-        return await self._get(asked, lambda answer: [*map(wire.step_from_wire, answer.data)])
+        run_id = text("run_id", run_id)
+        found: dict[str, StepRecord] = {}
+        after: str | None = "0"
+        while after is not None:
+            query = [(RUN_ID, run_id), ("after", after)] if found else [(RUN_ID, run_id)]
+            asked = Asked("GET", "/steps", query, run_id=run_id)
+            steps, after = await self._page(asked, wire.step_from_wire)
+            found |= {
+                step.name: step for step in steps
+            }  # a later end of a step replaces its failure
+        return sorted(found.values(), key=lambda step: step.index)
 
     async def logs(self, run_id: str, after: int, limit: int) -> list[LogEntry]:
         """The kept log lines of a run."""
-        query = [(RUN_ID, run_id), ("after", str(after)), ("limit", str(limit))]
-        asked = Asked("GET", "/logs", query, run_id=run_id)
-        return await self._get(asked, lambda answer: [*map(wire.log_from_wire, answer.data)])
+        run_id = text("run_id", run_id)
+        found: list[LogEntry] = []
+        more: str | None = str(after)
+        while more is not None and (not found or len(found) < limit):
+            query = [(RUN_ID, run_id), ("after", more), ("limit", str(limit - len(found)))]
+            lines, more = await self._page(
+                Asked("GET", "/logs", query, run_id=run_id), wire.log_from_wire
+            )
+            found += lines
+        return found
+
+    async def _page(self, asked: Asked, make: Callable[[Any], T]) -> tuple[list[T], str | None]:
+        """A page of a list, and after what the next one begins, if there is one."""
+        return await self._get(
+            asked, lambda answer: ([*map(make, answer.data)], answer.next_cursor)
+        )
 
     async def jobs(self) -> list[JobInfo]:
         """The jobs that the server knows."""
@@ -144,7 +167,7 @@ def _move(
     return Asked(
         method,
         path,
-        [(RUN_ID, run_id)],
+        [(RUN_ID, text("run_id", run_id))],
         action=action,
         run_id=run_id,
         repeatable=means_done is not None,

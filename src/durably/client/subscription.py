@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, Literal, TypeVar
 
 from ..errors import RunNotFoundError
-from ..events import AnyEvent, Resync, RunDelete, RunProgress
+from ..events import EVENT_TYPES, AnyEvent, LogWrite, Resync, RunDelete, RunProgress
 from ..http.wire import (
     RESYNC,
     RUN_ID,
@@ -65,7 +65,8 @@ class Stream:
                 async for chunk in chunks:
                     for message in parser.feed(chunk):
                         self._backoff.failures = 0
-                        yield message
+                        if message.event == "message":  # others are of a later version
+                            yield message
             except TooLong as error:
                 raise self._nonsense(str(error)) from None
             finally:
@@ -112,6 +113,8 @@ class RunStream:
         self._now = connection.runtime.now
         self._is_over = is_over
         self._last = -1 if after is None else after
+        self._passes_lines = after is None
+        """Until the present state is told: log lines before it are the past."""
         self._told: AnyEvent | None = None
         self._progress: Progress | None = None
 
@@ -159,7 +162,8 @@ class RunStream:
             if event.sequence <= self._last:
                 return None
             self._last = max(event.sequence, _number(message.last_id))
-        return event
+        self._passes_lines = self._passes_lines and isinstance(event, LogWrite)
+        return None if self._passes_lines else event
 
     def _deletion(self, told: AnyEvent) -> RunDelete:
         """It was deleted while nobody was connected."""
@@ -191,7 +195,10 @@ async def list_events(
 
 
 def _list_event(data: Mapping[str, Any]) -> ListEvent | Resync | None:
-    return Resync() if data["type"] == RESYNC else event_from_list(data)
+    if data["type"] == RESYNC:
+        return Resync()
+    is_of_run = data["type"] in EVENT_TYPES or RUN_ID in data
+    return event_from_list(data) if is_of_run else None  # one of a later version
 
 
 def _number(id: str) -> int:

@@ -19,16 +19,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx2
 
-from ..errors import ClosedError
+from ..errors import ClosedError, ConfigurationError
 from ..events import AnyEvent, Resync
 from ..http.wire import ListEvent
-from ..models import I, O, Run
+from ..models import CompletedRun, I, O, Run
 from ..runtime import Seconds
 from ..state import Status
 from ..sync import Portal
-from ..terminal import Show
-from .bar import open_bar
-from .client import DurablyClient, title_of
+from ..terminal import Show, open_bar, title_of
+from .client import DurablyClient
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -125,7 +124,7 @@ class SyncDurablyClient:
         timeout: Seconds | None = None,
         *,
         show: Show | None = None,
-    ) -> Run[I, O]:
+    ) -> CompletedRun[I, O]:
         """As ``DurablyClient.follow``; ``show`` is called in the loop's thread."""
         # The bar is opened in this thread: it tells a notebook under which cell it belongs.
         with nullcontext(show) if show else open_bar(title_of(run)) as draw:
@@ -154,7 +153,7 @@ class SyncDurablyClient:
             raise
         try:
             return portal.call(self._called(coroutine))
-        except ClosedError:  # it may not have begun
+        except (ClosedError, ConfigurationError):  # it may not have begun
             coroutine.close()
             raise
         except CancelledError:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import StorageUnavailableError
 from ..store.postgres.driver import BrokenDriverError, DriverError, ServerError, connect
+from ..store.postgres.link import NO_URL
 from ..store.postgres.statements import Statements, compiled
-from ..store.postgres.store import NO_URL
 from ..store.postgres.trouble import describe
 from ..store.sql import RETIRED
 from .sides import BATCH_ROWS, LOCK_TIMEOUT, CopyError, Holder, Side, is_full
@@ -60,7 +60,8 @@ class Database(Side):
         except (ServerError, DriverError, OSError, ValueError, OverflowError) as error:
             what = NO_URL if isinstance(error, (ValueError, OverflowError)) else describe(error)
             raise CopyError(f"{self.name} cannot be reached: {what}") from None
-        self._transaction = self._connection.transaction()
+        # In a snapshot from before the lock was granted, what was committed meanwhile would be left behind.
+        self._transaction = self._connection.transaction(isolation="read_committed")
         await self._transaction.start()
         await self._ask(_TIMELESS)
         if await self.schema_version():

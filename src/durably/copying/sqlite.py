@@ -24,7 +24,7 @@ class File(Side):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
-        self._bells = Path(f"{path}-durably")
+        self._bells = guards.companion_of(path)
         self._connection = sqlite3.connect(":memory:")  # until it is held
         self._alone = False
 
@@ -34,6 +34,7 @@ class File(Side):
     async def hold(self) -> None:
         if not self.exists():
             raise CopyError(f"there is no database {self.name}")
+        guards.check_single_name(guards.real_path(self._path))
         try:
             self._alone = self._begin(alone=True, timeout=_MOMENT)
             if not self._alone and not self._begin(alone=False, timeout=LOCK_TIMEOUT):
@@ -48,6 +49,7 @@ class File(Side):
         """Keep writers out; ``alone``, keep everybody out. False if that is not to be had."""
         self._connection.close()
         self._connection = sqlite3.connect(self._path, isolation_level=None, timeout=timeout)
+        self._connection.execute("pragma temp_store = memory")
         if alone:
             self._connection.execute("pragma locking_mode = exclusive")
         try:

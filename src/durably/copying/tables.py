@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from ..models import RunRow
-from ..state import Status
+from ..state import FINAL, Status
 
 Row = Sequence[Any]
 
@@ -35,11 +35,16 @@ class Table(NamedTuple):
 
 def _without_lease(row: Row) -> Row:
     """A run keeps its status, which only a row of state.py may change. But the right to write to it stays
-    behind; if it is running, its lease has ended, and the next worker takes it over."""
+    behind; if it is running, its lease has ended, and the next worker takes it over. A body that runs
+    though its run does not stays behind as well, and holds nothing here."""
     run = RunRow._make(row)
-    if run.status != Status.RUNNING:
+    if run.status == Status.RUNNING:
+        return run._replace(lease_token=None, due_at=min(run.updated_at, run.due_at or 0))
+    if run.held_until is None:
         return row
-    return run._replace(lease_token=None, due_at=min(run.updated_at, run.due_at or 0))
+    if run.status in FINAL:
+        return run._replace(lease_token=None, held_until=None, key_slot=None)
+    return run._replace(lease_token=None, held_until=None, due_at=run.created_at)
 
 
 def _as_it_is(row: Row) -> Row:

@@ -17,8 +17,10 @@ from typing import Any
 TOP = 5  # how many of the most imported modules are told
 SUMS = ("modules", "unparsable", "classes", "functions", "lines")
 _FOREIGN = frozenset({"site-packages", "dist-packages", "__pycache__"})
+_TESTS = frozenset({"test", "tests", "idle_test"})
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
+_BUSY = 30.0  # seconds to wait for other processes
 _SCHEMA = """
 create table if not exists modules (
   path text primary key, parsed integer, classes integer, functions integer, lines integer
@@ -60,10 +62,11 @@ class Begin:
     """Milliseconds since 1970 UTC."""
 
 
-def find_files(root: Path, limit: int | None = None) -> list[str]:
+def find_files(root: Path, limit: int | None = None, tests: bool = True) -> list[str]:
     """The Python files below ``root``, by their path from there, without installed packages."""
+    left_out = _FOREIGN if tests else _FOREIGN | _TESTS
     found = (path.relative_to(root) for path in root.rglob("*.py"))
-    own = (path.as_posix() for path in found if not _FOREIGN & set(path.parts))
+    own = (path.as_posix() for path in found if not left_out & set(path.parts))
     return sorted(own)[:limit]
 
 
@@ -156,11 +159,24 @@ class Index:
         return [Begin(*row) for row in rows]
 
 
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. SQLite itself does not wait here while another process writes."""
+    give_up = time.monotonic() + _BUSY
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+
+
 @contextmanager
 def open_index(path: Path) -> Generator[Index]:
     """Open the index, and make it if there is none."""
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=30.0)) as connection:
-        connection.execute("pragma journal_mode = wal")
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=_BUSY)) as connection:
+        _use_wal(connection)
         connection.execute("pragma synchronous = off")  # it must survive a kill, not a power loss
         connection.executescript(_SCHEMA)
         yield Index(connection)

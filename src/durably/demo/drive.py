@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -38,14 +39,17 @@ class Options:
     """What the command line asks for."""
 
     fresh: bool = False
-    keep: bool = False
+    """Start over, although an earlier demo was interrupted."""
+    tests: bool = False
+    """Index the library's own tests as well."""
     limit: int | None = None
 
 
 def run_demo(options: Options, open_bar: OpenBar) -> int:
     """Run the demo; the exit code: 0 if the two counts agree, 130 if it is to be resumed."""
     place = _find_place()
-    if options.fresh:
+    over = place / "over"
+    if options.fresh or over.exists():
         shutil.rmtree(place, ignore_errors=True)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     worker = WorkerProcess(place)
@@ -60,8 +64,8 @@ def run_demo(options: Options, open_bar: OpenBar) -> int:
         return 1
     finally:
         worker.stop()
-    if agree and not options.keep:
-        shutil.rmtree(place, ignore_errors=True)
+    if agree:
+        over.touch()
     return 0 if agree else 1
 
 
@@ -73,6 +77,16 @@ def _find_place() -> Path:
         return caches / "durably-demo"
     whose = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"durably-demo-{whose}"
+
+
+def _command() -> str:
+    """How the caller calls ``durably`` again."""
+    script = Path(sys.argv[0])
+    if script.stem != "durably":
+        return f"{shlex.quote(sys.executable)} -m durably.cli"
+    if (found := shutil.which("durably")) and Path(found).samefile(script):
+        return "durably"
+    return shlex.quote(os.path.relpath(script))
 
 
 def _say(text: str = "") -> None:
@@ -114,8 +128,10 @@ class Demo:
         self._place, self._worker, self._open_bar = place, worker, open_bar
         self._index = place / "index.db"
         root = Path(sysconfig.get_paths()["stdlib"])
-        self._files = census.find_files(root, options.limit)
-        self._library = Library(root=root, index=self._index, limit=options.limit)
+        self._library = Library(
+            root=root, index=self._index, limit=options.limit, tests=options.tests
+        )
+        self._files = census.find_files(root, options.limit, options.tests)
         self._killed_at: datetime | None = None
 
     async def run(self) -> bool:
@@ -135,7 +151,12 @@ class Demo:
             await self._report(durably, done.id)
             with self._open_bar("plain count") as show:
                 expected = await plain.finish(show)
-            return await self._compare(durably, done, expected)
+            agree = await self._compare(durably, done, expected)
+        _say("\nLook at it:")
+        database = shlex.quote(str(self._place / "jobs.db"))
+        for words in ("runs list", f"runs show {done.id}", f"logs {done.id}"):
+            _say(f"  {_command()} {words} --db {database}")
+        return agree
 
     async def _trigger(self, durably: Durably) -> Run | None:
         handle = durably.register(index_stdlib.index_stdlib)

@@ -17,6 +17,7 @@ class Library(BaseModel):
     root: Path
     index: Path
     limit: int | None = None
+    tests: bool = True
 
 
 class Totals(BaseModel):
@@ -33,7 +34,9 @@ class Totals(BaseModel):
 @job("index-stdlib")
 async def index_stdlib(step: Step, library: Library) -> Totals:
     """List the files, index them batch by batch, sum up."""
-    files = await step.run("list-files", census.find_files, library.root, library.limit)
+    files = await step.run(
+        "list-files", census.find_files, library.root, library.limit, library.tests
+    )
     for start in range(0, len(files), BATCH):
         name, batch = f"index-{start:04}", files[start : start + BATCH]
         await step.run(name, index_batch, library, name, batch)

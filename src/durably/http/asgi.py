@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from .handler import Handler
@@ -14,12 +16,16 @@ from .mount import ServerWatch, abort, below
 if TYPE_CHECKING:
     from ..durably import Durably
 
+logger = logging.getLogger("durably")
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _STUCK = 30.0  # seconds that a client may not read before it is cut off
 _GONE = 1.0  # seconds until the server knows of it
+_PIECE = 65_536  # bytes of a large answer that are sent at once
+_UNREAD = 67_108_864  # bytes of large answers that may wait for their clients
 
 
 class AsgiApp:
@@ -32,6 +38,9 @@ class AsgiApp:
         self._base = base_path
         self._sending: dict[asyncio.Task[None], _Sender] = {}
         self._watch = ServerWatch(handler, self._cut_off)
+        self._has_lifespan = False
+        self._opening: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the server's own beginning and end."""
@@ -49,10 +58,10 @@ class AsgiApp:
         except Refusal as refusal:
             response = refusal.response()
         else:
-            response = await self.handler.handle(request)
+            response = await self._open() or await self.handler.handle(request)
         try:
             await _start(response, send)
-            if isinstance(response.body, bytes):
+            if isinstance(response.body, bytes) and len(response.body) <= _PIECE:
                 await send({"type": "http.response.body", "body": response.body})
             else:
                 self._watch.begin()
@@ -60,12 +69,43 @@ class AsgiApp:
         finally:
             await _close(response.body)
 
-    async def _stream(self, body: AsyncIterator[bytes], receive: Receive, send: Send) -> None:
+    async def _open(self) -> Response | None:
+        """Open the instance where nobody else does: no lifespan, and not the application either."""
+        durably = self._durably
+        if durably.is_open or self._has_lifespan or (durably.opened and self._keeping is None):
+            return None
+        if self._opening is None or self._opening.done():
+            # In a context of its own: what it starts outlives the request.
+            self._opening = asyncio.create_task(durably.init(), context=Context())
+        try:
+            await asyncio.shield(self._opening)
+        except Exception:
+            logger.exception("the instance could not be opened")
+            message = "Durably could not be opened; the log says why"
+            again = [("retry-after", "1")]
+            return Refusal(503, "not_started", message, headers=again).response()
+        if self._keeping is None or self._keeping.done():
+            keeping = asyncio.create_task(self._keep(), name="durably-asgi", context=Context())
+            self._keeping = keeping
+        return None
+
+    async def _keep(self) -> None:
+        """Hand back what runs when the event loop ends, which cancels what is left on it."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._durably.stop(0)
+
+    async def _stream(
+        self, body: bytes | AsyncIterator[bytes], receive: Receive, send: Send
+    ) -> None:
         """Send what comes until it ends or the client leaves; nothing stays behind either way."""
-        sender = _Sender(send)
-        sending = asyncio.create_task(sender.send_all(body))
+        sender = _Sender(send, len(body) if isinstance(body, bytes) else 0)
+        parts = _pieces(body) if isinstance(body, bytes) else body
+        sending = asyncio.create_task(sender.send_all(parts))
         leaving = asyncio.create_task(_disconnect(receive))
         self._sending[sending] = sender
+        self._drop_unread()
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.cancelled():
@@ -91,6 +131,18 @@ class AsgiApp:
                 task.cancel()
         return bool(self._sending)
 
+    def _drop_unread(self) -> None:
+        """Keep what large answers hold within a bound: those go first whose clients read least."""
+        by_patience = sorted(self._sending.items(), key=lambda item: item[1].waits_since)
+        total = sum(sender.size for _, sender in by_patience)
+        for task, sender in by_patience:
+            if total <= _UNREAD or sender.waits_since == float("inf"):
+                return
+            total -= sender.size
+            if sender.size:
+                sender.size = 0
+                task.cancel()
+
     def _request(self, scope: Scope, receive: Receive) -> Request:
         client = scope.get("client")
         return Request(
@@ -105,15 +157,17 @@ class AsgiApp:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        self._has_lifespan = True
+        lifespan = self._durably.lifespan()
         try:
-            await self._durably.init()
+            await lifespan.__aenter__()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self.handler.close_streams()
-        await self._durably.stop()
+        await lifespan.__aexit__(None)
         await send({"type": "lifespan.shutdown.complete"})
 
 
@@ -146,10 +200,13 @@ async def _start(response: Response, send: Send) -> None:
 
 
 class _Sender:
-    """Sends a stream; ``waits_since`` is when it began to send what is not taken yet."""
+    """Sends a stream; ``waits_since`` is when it began to send what is not taken yet.
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    ``size``: the bytes that are held until all is sent, of an answer that was made whole.
+    """
+
+    def __init__(self, send: Send, size: int) -> None:
+        self._send, self.size = send, size
         self._loop = asyncio.get_running_loop()
         self.waits_since = float("inf")
 
@@ -161,6 +218,12 @@ class _Sender:
         self.waits_since = self._loop.time()
         with suppress(OSError):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    """A large answer in parts, so that its client shows with each of them that it reads."""
+    for start in range(0, len(body), _PIECE):
+        yield body[start : start + _PIECE]
 
 
 async def _close(body: bytes | AsyncIterator[bytes]) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError, DurablyError, InvalidInputError, StorageError
 from ..handle import check_scope
-from ..models import Run
+from ..models import RunRow, run_from_row
 from ..store.base import RunFilter
 from .message import Refusal, Request
 from .wire import TriggerRequest
@@ -32,6 +32,7 @@ HOOKS = (
     "on_jobs", "on_metrics",
 )  # fmt: skip
 
+_ELSEWHERE = ("same-site", "cross-site")
 _PROXY_HEADERS = frozenset({
     "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip",
     "cf-connecting-ip", "fly-client-ip", "x-envoy-external-address", "x-amzn-trace-id",
@@ -61,7 +62,7 @@ def check_auth(auth: Any) -> None:
             raise ConfigurationError(f"auth has {name}, which is no hook; there are: {known}")
 
 
-async def _hear(hook: Callable[..., Any], *args: Any) -> Any:
+async def hear(hook: Callable[..., Any], *args: Any) -> Any:
     """What a hook says; it may raise a ``Refusal`` or return one. An error of ours that it runs into is
     the server's failure, not an answer to the client's request."""
     try:
@@ -70,7 +71,7 @@ async def _hear(hook: Callable[..., Any], *args: Any) -> Any:
     except StorageError:
         raise
     except DurablyError as error:
-        raise RuntimeError("a hook of auth= failed") from error
+        raise RuntimeError("a hook failed") from error
     if isinstance(answer, Refusal):
         raise answer
     return answer
@@ -89,7 +90,7 @@ class Caller:
         found = getattr(self._auth, hook, None)
         if found is None:
             raise _not_allowed()
-        return await _hear(found, self.principal, *args)
+        return await hear(found, self.principal, *args)
 
     def _is_free(self, hook: str) -> bool:
         """Whether nothing but the scope decides."""
@@ -114,20 +115,20 @@ class Caller:
         if not self._can_be_asked("on_run_access"):
             raise _not_allowed()
 
-    async def may_access(self, run: Run, operation: Operation) -> bool:
+    async def may_access(self, row: RunRow, operation: Operation) -> bool:
         """Whether the run is this caller's to see or to move. Elsewhere it does not exist."""
-        if self.scope is not None and run.scope != self.scope:
+        if self.scope is not None and row.scope != self.scope:
             return False
         if self._is_free("on_run_access"):
             return True
-        return (await self._ask("on_run_access", run, operation)) is True
+        return (await self._ask("on_run_access", run_from_row(row), operation)) is True
 
-    async def recognizes(self, run: Run) -> bool:
+    async def recognizes(self, row: RunRow) -> bool:
         """Whether a run whose idempotency key was said again may be shown; ``Refusal`` when it is
         another's. Who may trigger but not read is told the id, and no more."""
         if not self._can_be_asked("on_run_access"):
             return False
-        if not await self.may_access(run, "run"):
+        if not await self.may_access(row, "run"):
             raise Refusal(409, "conflict", "this idempotency key is taken")
         return True
 
@@ -175,6 +176,13 @@ class Gate:
                 "public=True",
             )
 
+    def check_embedding(self, request: Request) -> None:
+        """No page of another origin may load this as an image, a script or the like: it could read
+        nothing, but its streams would count as those of a user whose cookies come along."""
+        site = request.headers.get("sec-fetch-site", "none")
+        if request.headers.get("sec-fetch-mode") == "no-cors" and site in _ELSEWHERE:
+            raise Refusal(403, "cross_origin", "requests from pages of other origins are refused")
+
     def check_origin(self, request: Request) -> None:
         """Unsafe requests: no form and no other site's page can send them (CSRF)."""
         site = request.headers.get("sec-fetch-site")
@@ -201,7 +209,7 @@ class Gate:
         """Who asks; 401 for nobody."""
         if self.auth is None:
             return Caller(None, None, None)
-        principal = await _hear(self.auth.authenticate, request)
+        principal = await hear(self.auth.authenticate, request)
         if not principal:
             raise Refusal(
                 401, "unauthenticated", "say who you are", headers=[("www-authenticate", "Bearer")]
@@ -210,7 +218,7 @@ class Gate:
 
     async def _scope_of(self, principal: Any) -> str | None:
         hook = getattr(self.auth, "scope", None)
-        scope = None if hook is None else await _hear(hook, principal)
+        scope = None if hook is None else await hear(hook, principal)
         if scope == "":  # a tenant that is not known must not be the one that all others share
             raise ValueError("auth.scope() gave '', which is no tenant")
         try:
@@ -229,7 +237,7 @@ class Gate:
             ("vary", "Origin"),
             ("access-control-allow-origin", origin),
             ("access-control-allow-credentials", "true"),
-            ("access-control-expose-headers", "Durably-Next-Cursor, Retry-After"),
+            ("access-control-expose-headers", "Durably-Next-Cursor, Durably-Page, Retry-After"),
         ]
 
 

@@ -6,13 +6,14 @@ each. What an operation raises becomes a refusal by one table.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..codec import Unstorable, dump_json
+from ..codec import Unstorable, dump_json, load_json
 from ..errors import (
     ClosedError,
     ConfigurationError,
@@ -22,11 +23,13 @@ from ..errors import (
     RunNotFoundError,
     StorageError,
 )
-from ..handle import JobHandle, Trigger, bad_input, make_filter
-from ..job import Job
-from ..models import RunRow, run_from_row
-from ..options import one_of
-from .auth import Caller, Gate, Operation, check_auth
+from ..failure import hide_frames
+from ..handle import JobHandle, Trigger, bad_input, make_filter, missing_input
+from ..job import NO_INPUT, Job
+from ..models import Disposition, JournalRow, RunRow, log_from_row, steps_from_rows
+from ..options import flag, one_of
+from ..state import Status
+from .auth import Caller, Gate, Operation, check_auth, hear
 from .message import Refusal, Request, Response, respond
 from .openapi import describe
 from .prometheus import CONTENT_TYPE, expose
@@ -36,10 +39,11 @@ from .streams import Limits, Streams
 from .strict_json import WireError, dump
 from .wire import (
     VOCABULARIES,
-    Disposition,
     ErrorPolicy,
     JobInfo,
     Triggered,
+    TriggerRequest,
+    Vocabulary,
     health_to_wire,
     job_to_wire,
     log_to_wire,
@@ -47,6 +51,7 @@ from .wire import (
     statuses_from_wire,
     step_to_wire,
     trigger_from_wire,
+    trigger_of,
     triggered_to_wire,
 )
 
@@ -56,6 +61,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("durably")
 
 ENVELOPE = 16_384  # bytes of a trigger's body beside its input
+PAGE_BYTES = (
+    4_194_304  # of a page of a list; a single run, step or line that is larger passes alone
+)
+_AT_ONCE = 4  # pages that are read and encoded
+_LARGE = 65_536  # bytes that are not encoded on the event loop
+
+
+OnRequest = Callable[[Request], Awaitable[None] | None]
+"""What is called, and awaited where it is async, before each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,7 @@ class HandlerOptions(TypedDict, total=False):
     errors: ErrorPolicy
     compat: str | None
     limits: Limits | None
+    on_request: OnRequest | None
 
 
 class Handler:
@@ -86,7 +101,8 @@ class Handler:
     unless ``public`` is True. ``origins``: other origins whose pages may call, exactly as browsers
     write them (``https://app.example.com``). ``errors``: how much is told of why runs fail.
     ``compat``: ``"0.15"`` speaks as the published client of the TypeScript library wants it.
-    ``limits``: see ``Limits``.
+    ``limits``: see ``Limits``. ``on_request``: called with each request before anything else is done
+    about it, plain or async; it may open the instance, or raise a ``Refusal``.
     """
 
     def __init__(
@@ -99,6 +115,7 @@ class Handler:
         errors: ErrorPolicy = "message",
         compat: str | None = None,
         limits: Limits | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         if compat not in VOCABULARIES:
             known = ", ".join(repr(name) for name in VOCABULARIES if name)
@@ -113,8 +130,10 @@ class Handler:
         self._durably = durably
         self._vocabulary = VOCABULARIES[compat]
         self._errors: ErrorPolicy = one_of("errors", errors, ("full", "message", "none"))
+        self._on_request = on_request
+        self._opened, self._semaphore = 0, asyncio.Semaphore(_AT_ONCE)
         self._documents: dict[tuple[str, ...], bytes] = {}
-        self._gate = Gate(auth, public=public, origins=origins)
+        self._gate = Gate(auth, public=flag("public", public), origins=origins)
         self._streams = Streams(durably, self._vocabulary, self._errors, limits or Limits())
         if auth is None and public:
             logger.warning("public=True: anybody who reaches this server can do everything")
@@ -135,17 +154,23 @@ class Handler:
         try:
             answer = await self._answer(route, request)
         except Exception as error:
-            refusal = _refusal_of(error)
+            refusal = _refusal_of(error, self._vocabulary)
             if refusal is None:
                 number = self._durably.runtime.token()[:12]
-                logger.exception("%s %s failed (request %s)", route.method, route.path, number)
+                logger.error(
+                    "%s %s failed (request %s)", route.method, route.path, number,
+                    exc_info=hide_frames(error),
+                )  # fmt: skip
                 message = f"something went wrong here; the log knows it as request {number}"
                 refusal = Refusal(500, "internal", message, more={"requestId": number})
             answer = refusal.response()
         return await self._finish(request, answer)
 
     async def _answer(self, route: Route, request: Request) -> Response:
+        if self._on_request is not None:
+            await hear(self._on_request, request)
         self._gate.check_peer(request)
+        self._gate.check_embedding(request)
         if route.is_unsafe:
             self._gate.check_origin(request)
         caller = Caller(None, None, None) if route.open else await self._gate.admit(request)
@@ -184,7 +209,7 @@ class Handler:
         """The run that is asked for, if it is this caller's: else there is none."""
         ask.caller.check_access()
         row = await self._durably.row(ask.query.run_id)
-        if row is None or not await ask.caller.may_access(run_from_row(row), operation):
+        if row is None or not await ask.caller.may_access(row, operation):
             raise RunNotFoundError(ask.query.run_id)
         return row
 
@@ -242,65 +267,113 @@ class Handler:
 
     async def _trigger(self, ask: Ask) -> Response:
         body = await ask.request.read(self._durably.max_input_bytes + ENVELOPE)
-        wanted = await ask.caller.may_trigger(trigger_from_wire(body, self._vocabulary))
-        handle = self._durably.get_job(wanted.job)
-        if handle is None:
-            raise JobNotFoundError(f"there is no job {wanted.job[:255]!r} here")
-        new = self._durably.new_run(
-            handle.definition,
-            Trigger(
-                _input(handle.definition, wanted.input, self._durably.max_input_bytes),
-                wanted.idempotency_key,
-                wanted.concurrency_key,
-                wanted.labels,
-                ask.caller.scope or "",
-            ),
-        )
-        row, created = (await self._durably.enqueue([new]))[0]
-        may_see = created or await ask.caller.recognizes(run_from_row(row))
+        allowed = await ask.caller.may_trigger(trigger_from_wire(body, self._vocabulary))
+        row, disposition = await self._enqueue(allowed, ask.caller.scope or "")
+        may_see = disposition == "created" or await ask.caller.recognizes(row)
         asked = "return=representation" in ask.request.headers.get("prefer", "")
-        disposition: Disposition = "created" if created else "idempotent"
-        run = await self._told(row) if may_see and asked else None
-        return respond(triggered_to_wire(Triggered(row.id, disposition, run)))
+        if not (may_see and asked):
+            return respond(triggered_to_wire(Triggered(row.id, disposition)))
+        make = await self._wire_of(row)
+        return await self._respond(
+            lambda: triggered_to_wire(Triggered(row.id, disposition, make())), _size_of(row)
+        )
+
+    async def _enqueue(
+        self, request: TriggerRequest, scope: str, stored: str | None = None
+    ) -> tuple[RunRow, Disposition]:
+        """``stored``: the input, if it is that of a run, which was admitted once."""
+        handle = self._durably.get_job(request.job)
+        if handle is None:
+            raise JobNotFoundError(f"there is no job {request.job[:255]!r} here")
+        job = handle.definition
+        if stored is None:
+            input = _input(job, request, self._durably.max_input_bytes)
+        else:
+            input = _stored_input(job, stored)
+        keys = (request.idempotency_key, request.concurrency_key)
+        trigger = Trigger(input, *keys, request.labels, scope, request.coalesce)
+        return (await self._durably.enqueue([self._durably.new_run(job, trigger)]))[0]
 
     async def _runs(self, ask: Ask) -> Response:
         query = ask.query
-        limit = query.number("limit")
         filter = make_filter(
             query.texts("jobName"),
             statuses_from_wire(query.texts("status"), self._vocabulary),
             query.labels,
-            limit + 1,  # one more, to know whether there is more
+            query.number("limit"),
             query.number("offset"),
             query.text("cursor"),
         )
-        rows = await self._durably.rows(await ask.caller.scoped(filter, live=False))
-        page = rows[:limit]
-        counts = await self._durably.count_steps([row.id for row in page])
-        more = [("durably-next-cursor", page[-1].id)] if len(rows) > limit else []
-        told = [
-            run_to_wire(row, count, self._vocabulary, self._errors)
-            for row, count in zip(page, counts, strict=True)
-        ]
-        return respond(told, headers=more)
+        filter = await ask.caller.scoped(filter, live=False)
+        async with self._turns:
+            page = await self._durably.page_of_runs(filter, PAGE_BYTES)
+            counts = await self._durably.count_steps(page.rows)
+            now = self._durably.runtime.now()
+            return await self._respond(
+                lambda: [
+                    run_to_wire(row, count, self._vocabulary, self._errors, now)
+                    for row, count in zip(page.rows, counts, strict=True)
+                ],
+                sum(map(_size_of, page.rows)),
+                page.last,
+                is_partial=page.last is not None and len(page.rows) < filter.limit,
+            )
 
     async def _run(self, ask: Ask) -> Response:
-        return respond(await self._told(await self._row(ask, "run")))
+        row = await self._row(ask, "run")
+        return await self._respond(await self._wire_of(row), _size_of(row))
 
-    async def _told(self, row: RunRow) -> dict[str, Any]:
-        (count,) = await self._durably.count_steps([row.id])
-        return run_to_wire(row, count, self._vocabulary, self._errors)
+    async def _wire_of(self, row: RunRow) -> Callable[[], dict[str, Any]]:
+        (count,) = await self._durably.count_steps([row])
+        now = self._durably.runtime.now()
+        return lambda: run_to_wire(row, count, self._vocabulary, self._errors, now)
 
     async def _steps(self, ask: Ask) -> Response:
         row = await self._row(ask, "steps")
-        steps = await self._durably.get_steps(row.id)
-        return respond([step_to_wire(s, row.id, self._vocabulary, self._errors) for s in steps])
+        after = ask.query.number("after")
+        async with self._turns:
+            page = await self._durably.page_of_steps(row.id, after, PAGE_BYTES)
+            return await self._respond(
+                lambda: [
+                    step_to_wire(step, row.id, self._vocabulary, self._errors)
+                    for step in steps_from_rows(page.rows)
+                ],
+                _size_of_lines(page.rows),
+                page.last,
+            )
 
     async def _logs(self, ask: Ask) -> Response:
         row = await self._row(ask, "logs")
         after, limit = ask.query.number("after"), ask.query.number("limit")
-        entries = await self._durably.get_logs(row.id, after=after, limit=limit)
-        return respond([log_to_wire(entry, self._vocabulary) for entry in entries])
+        async with self._turns:
+            page = await self._durably.page_of_logs(row.id, after, limit, PAGE_BYTES)
+            return await self._respond(
+                lambda: [log_to_wire(log_from_row(line), self._vocabulary) for line in page.rows],
+                _size_of_lines(page.rows),
+                page.last,
+            )
+
+    @property
+    def _turns(self) -> asyncio.Semaphore:
+        """A few pages are made at once. However many are wanted, other requests wait for these only.
+
+        One for each time that the instance was opened, which may be on another event loop.
+        """
+        if self._opened != self._durably.opened:
+            self._opened, self._semaphore = self._durably.opened, asyncio.Semaphore(_AT_ONCE)
+        return self._semaphore
+
+    async def _respond(
+        self, make: Callable[[], Any], size: int, last: object = None, *, is_partial: bool = False
+    ) -> Response:
+        """An answer of about ``size`` bytes, and after what the next page begins. What is large is
+        encoded in a thread: meanwhile the event loop serves the others, and the worker."""
+        headers = [] if last is None else [("durably-next-cursor", str(last))]
+        if is_partial:  # for clients that count their pages by an offset
+            headers.append(("durably-page", "partial"))
+        if size < _LARGE or not self._durably.runtime.threads:
+            return respond(make(), headers=headers)
+        return await asyncio.to_thread(lambda: respond(make(), headers=headers))
 
     async def _retry(self, ask: Ask) -> Response:
         row = await self._row(ask, "retry")
@@ -309,8 +382,16 @@ class Handler:
 
     async def _retrigger(self, ask: Ask) -> Response:
         row = await self._row(ask, "retrigger")
-        new = await self._durably.retrigger(row.id)
-        return respond({"success": True, "runId": new.id})
+        if not Status(row.status).is_final:  # before a hook counts it
+            raise RunConflictError(row.id, "retrigger", row.status)
+        again = trigger_of(row)
+        allowed = await ask.caller.may_trigger(again)  # it makes a new run, like any trigger
+        if allowed == again:
+            new_id = (await self._durably.retrigger(row.id)).id
+        else:
+            stored = row.input if allowed.input == again.input else None
+            new_id = (await self._enqueue(allowed, row.scope, stored))[0].id
+        return respond({"success": True, "runId": new_id})
 
     async def _cancel(self, ask: Ask) -> Response:
         row = await self._row(ask, "cancel")
@@ -331,7 +412,7 @@ class Handler:
 
         async def may(now: Caller) -> bool:
             row = await self._durably.row(ask.query.run_id)
-            return row is None or await now.may_access(run_from_row(row), "subscribe")
+            return row is None or await now.may_access(row, "subscribe")
 
         check = self._still(ask, may)
         return await self._streams.of_run(row.id, _last_seen(ask), ask.caller.principal, check)
@@ -357,8 +438,9 @@ class Handler:
                 return await may(await self._gate.admit(ask.request))
             except Refusal:
                 return False
-            except Exception:
-                logger.exception("a stream ends: whether it may go on could not be decided")
+            except Exception as error:
+                text = "a stream ends: whether it may go on could not be decided"
+                logger.error(text, exc_info=hide_frames(error))
                 return False
 
         return check
@@ -368,9 +450,10 @@ class Handler:
         """How many streams are open."""
         return len(self._streams)
 
-    def close_streams(self) -> None:
-        """End every stream, and begin no more: the server is stopping. The clients come back."""
-        self._streams.close()
+    def close_streams(self, while_: Callable[[], bool] | None = None) -> None:
+        """End every stream, and begin no more while ``while_()`` is true, by default until the
+        instance is opened again: the server is stopping. The clients come back."""
+        self._streams.close(while_)
 
     async def _healthz(self, ask: Ask) -> Response:
         health = await self._durably.health()
@@ -382,7 +465,11 @@ class Handler:
 
     async def _metrics(self, ask: Ask) -> Response:
         await ask.caller.may_read("on_metrics")
-        runs, ages = await self._durably.count_runs(), await self._durably.queue_ages()
+        runs = await self._durably.count_runs()
+        # Also those that are not registered here: perhaps no process registers them, and their runs wait.
+        ages = await self._durably.queue_ages(
+            job for job, status, _ in runs if not Status(status).is_final
+        )
         text = expose(self._durably.metrics, runs, ages, self.streams)
         return respond(None, body=text.encode(), kind=CONTENT_TYPE)
 
@@ -409,7 +496,7 @@ _REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
 }
 
 
-def _refusal_of(error: Exception) -> Refusal | None:
+def _refusal_of(error: Exception, vocabulary: Vocabulary) -> Refusal | None:
     """How an error of ours is told. What is wrong with the database is nobody's business outside."""
     if isinstance(error, Refusal):
         return error
@@ -431,7 +518,8 @@ def _refusal_of(error: Exception) -> Refusal | None:
             if (path := getattr(error, "path", None)) is not None:
                 more["path"] = path
             if isinstance(error, RunConflictError):
-                more["status"] = error.status
+                more["status"] = vocabulary.statuses.get(error.status, error.status)
+                error = RunConflictError(error.run_id, error.action, more["status"])
             return Refusal(status, code, str(error), more=more)
     return None
 
@@ -448,14 +536,37 @@ def _last_seen(ask: Ask) -> int | None:
     return int(header)
 
 
-def _input(job: Job[Any, Any], given: Any, limit: int) -> Any:
+def _size_of(row: RunRow) -> int:
+    return len(row.input) + len(row.output or "")
+
+
+def _size_of_lines(lines: Sequence[JournalRow]) -> int:
+    return sum(len(line.data or "") for line in lines)
+
+
+def _input(job: Job[Any, Any], wanted: TriggerRequest, limit: int) -> Any:
     """An input as the job's type; ``{}``, which a missing one is, does for a job that takes none."""
+    given = wanted.input
+    if given == {} and not wanted.has_input:
+        if job.default is not None:
+            return NO_INPUT
+        for nothing in ("{}", "null"):
+            with suppress(Unstorable):
+                return job.input.parse(nothing)
+        raise missing_input(job, 'send one as "input"')
     if not job.takes_input and given == {}:
         given = None
     text = dump_json(given)
     if len(text) > limit:
         message = f"the input has {len(text):,} bytes as ASCII, over the limit of {limit:,}"
         raise Refusal(413, "too_large", message)
+    try:
+        return job.input.parse(text)
+    except Unstorable as problem:
+        raise bad_input(job, problem) from None
+
+
+def _stored_input(job: Job[Any, Any], text: str) -> Any:
     try:
         return job.input.decode(text)
     except Unstorable as problem:
@@ -464,4 +575,7 @@ def _input(job: Job[Any, Any], given: Any, limit: int) -> Any:
 
 def _info(handle: JobHandle[Any, Any]) -> JobInfo:
     job = handle.definition
-    return JobInfo(job.name, job.input.schema(), job.output.schema(written=True))
+    input = job.input.schema()
+    if job.default is not None:
+        input = {**input, "default": load_json(job.default)}
+    return JobInfo(job.name, input, job.output.schema(written=True))

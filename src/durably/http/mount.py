@@ -58,7 +58,7 @@ class ServerWatch:
     async def _look(self) -> None:
         while self._cut_off(None) or self._handler.streams:
             if _is_stopping():
-                self._handler.close_streams()
+                self._handler.close_streams(while_=_is_stopping)
                 await asyncio.sleep(_LAST)
                 self._cut_off(0)
                 return

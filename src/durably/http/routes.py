@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ..codec import check_name
+from ..handle import CURSOR
 from .message import Refusal, Request
 from .wire import JOB_NAME, LABEL, RUN_ID
 
@@ -34,6 +36,7 @@ class Parameter:
     most: int = MAX_NUMBER
     default: int | None = None
     words: Sequence[str] = ()
+    pattern: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,11 @@ ROUTES: Sequence[Route] = (
         _STATUSES,
         Parameter("limit", "At most so many.", "number", least=1, most=MAX_LIMIT, default=50),
         Parameter("offset", "Leave out so many of the newest.", "number", default=0),
-        Parameter("cursor", "Go on after this: the header Durably-Next-Cursor of the page before."),
+        Parameter("cursor", "Go on after this: the header Durably-Next-Cursor of the page before.",
+                  pattern=CURSOR),
     ), labels=True),
     Route("GET", "/run", "run", "One run.", "run", (_RUN,), refuses=(404,)),
-    Route("GET", "/steps", "steps", "A run's steps, in order.", "steps", (_RUN,),
+    Route("GET", "/steps", "steps", "A run's steps, in order.", "steps", (_RUN, _AFTER),
           refuses=(404,)),
     Route("GET", "/logs", "logs", "A run's kept log lines, oldest first.", "logs", (
         _RUN,
@@ -205,6 +209,8 @@ def _checked(parameter: Parameter, value: str) -> str:
         return value
     if parameter.words and value not in parameter.words:
         raise _bad(f"{name} must be one of {', '.join(parameter.words)}; not {value[:100]!r}")
+    if parameter.pattern and not re.fullmatch(parameter.pattern, value):
+        raise _bad(f"{name} must be one that this server gave, not {value[:100]!r}")
     return _text(name, value)
 
 

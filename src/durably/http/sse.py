@@ -89,10 +89,12 @@ class FrameCache:
 class Stream(AsyncIterator[bytes]):
     """What one client is sent, chunk by chunk; each chunk is all frames that wait.
 
-    ``source`` gives the events, ``frames`` their frames; ``throttle`` is the least time between two
+    ``opening`` is sent at once, then what ``present`` gives, then the events of ``source``, whose
+    frames are those of ``frames``; ``throttle`` is the least time between two
     progress frames of a run, ``ping`` the longest silence, both in seconds. ``check`` is awaited
     every ``check_every`` seconds and ends the stream when it gives False. ``closing`` gives the last
     frame when the events are over, from the last one that was kept. ``left`` is called at the end.
+    ``settles`` seconds after the latest event comes one ``resync`` more.
     """
 
     def __init__(
@@ -102,15 +104,17 @@ class Stream(AsyncIterator[bytes]):
         resync: Frame,
         *,
         opening: list[Frame],
+        present: AsyncGenerator[Frame, None] | None = None,
         closing: Callable[[AnyEvent | None], Awaitable[Frame]],
         throttle: float,
         ping: float,
         check: Callable[[], Awaitable[bool]],
         check_every: float,
         left: Callable[[Stream], None],
+        settles: float = float("inf"),
     ) -> None:
         self._source, self._frames, self._resync = source, frames, resync
-        self._closing = closing
+        self._present, self._closing = present, closing
         self._throttle, self._ping = throttle, ping
         self._check, self._check_every, self._left = check, check_every, left
         self._buffer = deque(opening)
@@ -126,6 +130,7 @@ class Stream(AsyncIterator[bytes]):
         self._timer: asyncio.Handle | None = None
         """Wakes the reader, for what is late and for pings: one for both, for many chunks."""
         self._rings_at = float("inf")
+        self._settles, self._settles_at = settles, float("inf")
         self._over = self._ended = False
         self._pump = asyncio.create_task(self._pump_all(), name="durably-sse")
 
@@ -134,6 +139,9 @@ class Stream(AsyncIterator[bytes]):
     async def _pump_all(self) -> None:
         last: AnyEvent | None = None
         try:
+            if self._present is not None:
+                async for made in self._present:
+                    await self._add(made)
             async for event in self._source:
                 await self._take(event)
                 if not isinstance(event, Resync) and event.sequence is not None:
@@ -146,7 +154,9 @@ class Stream(AsyncIterator[bytes]):
         finally:
             self._over = True
             self._news.set()
-            await self._source.aclose()
+            for source in (self._present, self._source):
+                if source is not None:
+                    await source.aclose()
 
     async def _take(self, event: AnyEvent | Resync) -> None:
         if isinstance(event, Resync):
@@ -159,6 +169,7 @@ class Stream(AsyncIterator[bytes]):
                 await self._flush(event.run_id)
                 self._told.pop(event.run_id, None)
             await self._add(await self._frames.of(event))
+        self._settles_at = self._loop.time() + self._settles
 
     async def _take_progress(self, event: RunProgress) -> None:
         at, told = self._told.get(event.run_id, (float("-inf"), None))
@@ -229,6 +240,8 @@ class Stream(AsyncIterator[bytes]):
             if self._ended:
                 raise StopAsyncIteration
             if not self._over and not await self._may_stay():
+                self._buffer.clear()  # its client may not have what waits, either
+                self._size = 0
                 self.end()
             if self._late and self._timer is None:
                 await self._flush_due()
@@ -237,10 +250,14 @@ class Stream(AsyncIterator[bytes]):
             if self._over:
                 await self.aclose()
                 raise StopAsyncIteration
-            if self._spoke_at + self._ping <= self._loop.time():
-                self._spoke_at = self._loop.time()
+            now, pings_at = self._loop.time(), self._spoke_at + self._ping
+            if self._settles_at <= now:
+                self._settles_at, self._spoke_at = float("inf"), now
+                return self._resync
+            if pings_at <= now:
+                self._spoke_at = now
                 return PING
-            self._ring_at(self._spoke_at + self._ping)
+            self._ring_at(min(pings_at, self._settles_at, self._checked_at + self._check_every))
             self._news.clear()
             await self._news.wait()
 

@@ -16,7 +16,21 @@ from typing import Any, Literal, NamedTuple, cast
 
 from ..codec import PLAIN, Codec, dump_json, load_json
 from ..events import EVENT_TYPES, AnyEvent
-from ..models import Health, I, LogEntry, LogLevel, O, Progress, Run, RunError, RunRow, StepRecord
+from ..models import (
+    Disposition,
+    Health,
+    I,
+    LogEntry,
+    LogLevel,
+    O,
+    Progress,
+    Run,
+    RunError,
+    RunRow,
+    StepRecord,
+    is_stopping,
+    run_class,
+)
 from ..runtime import to_datetime
 from ..state import Status
 from .strict_json import WireError, load
@@ -24,13 +38,11 @@ from .strict_json import WireError, load
 ErrorPolicy = Literal["full", "message", "none"]
 """What is told of why a run failed: with its traceback, its message, or only that it did."""
 
-Disposition = Literal["created", "idempotent"]
-"""Whether a triggered run is new, or its idempotency key was known."""
-
 RESYNC = "runs:resync"
 """What a list is told first after it was away: fetch it again."""
 JOB_NAME = "jobName"
 """The name of a job, in queries and bodies."""
+MAX_PAYLOAD = 65_536  # bytes of an input that is written twice
 RUN_ID = "runId"
 """The query parameter of everything about one run."""
 
@@ -49,6 +61,9 @@ class Vocabulary:
     """What a list is told that was away for a while: fetch it again."""
     reads_first: bool = False
     """Its lists are read while their streams are being opened, and must be read again after."""
+    settles: float = float("inf")
+    """Seconds of quiet after which its lists read again: an answer that was requested before an event
+    and comes after it takes the event back there."""
     exact: bool = False
     """Only the fields that the published client has; and what it leaves out is left out."""
 
@@ -62,6 +77,7 @@ PUBLISHED = Vocabulary(
     {"warning": "warn", "debug": "info"},
     resync="step:cancel",
     reads_first=True,
+    settles=1.0,
     exact=True,
 )
 VOCABULARIES: Mapping[str | None, Vocabulary] = {None: CURRENT, "0.15": PUBLISHED}
@@ -95,6 +111,17 @@ class TriggerRequest(NamedTuple):
     idempotency_key: str | None = None
     concurrency_key: str | None = None
     labels: Mapping[str, str] = {}
+    coalesce: Literal["skip"] | None = None
+    """``skip``: not if a run that has not begun waits with the concurrency key."""
+    has_input: bool = True
+    """False when no input was given: the job's default holds, if it has one."""
+
+
+def trigger_of(row: RunRow) -> TriggerRequest:
+    """What triggers a run like this one again: all but its idempotency key."""
+    return TriggerRequest(
+        row.job, load_json(row.input), None, row.concurrency_key, load_json(row.labels)
+    )
 
 
 _TRIGGER_FIELDS: Mapping[str, tuple[str, type[Any], str]] = {
@@ -102,6 +129,7 @@ _TRIGGER_FIELDS: Mapping[str, tuple[str, type[Any], str]] = {
     "idempotencyKey": ("idempotency_key", str, "a string"),
     "concurrencyKey": ("concurrency_key", str, "a string"),
     "labels": ("labels", dict, "an object of strings"),
+    "coalesce": ("coalesce", str, 'the string "skip"'),
 }
 
 
@@ -115,7 +143,7 @@ def trigger_from_wire(body: bytes, vocabulary: Vocabulary = CURRENT) -> TriggerR
     if unknown and not vocabulary.exact:
         known = ", ".join(["jobName", "input", *list(_TRIGGER_FIELDS)[1:]])
         raise WireError(f"{unknown[0][:100]!r} is no field of a trigger; there are: {known}")
-    fields: dict[str, Any] = {"input": given.get("input", {})}
+    fields: dict[str, Any] = {"input": given.get("input", {}), "has_input": "input" in given}
     for name, (field, kind, description) in _TRIGGER_FIELDS.items():
         value = given.get(name)
         if value is not None and not isinstance(value, kind):
@@ -129,7 +157,7 @@ def trigger_from_wire(body: bytes, vocabulary: Vocabulary = CURRENT) -> TriggerR
 
 def trigger_to_wire(request: TriggerRequest) -> dict[str, Any]:
     """The body of POST /trigger, by a client."""
-    body: dict[str, Any] = {"input": request.input}
+    body: dict[str, Any] = {"input": request.input} if request.has_input else {}
     for name, (field, _, _) in _TRIGGER_FIELDS.items():
         if value := getattr(request, field):
             body[name] = dict(value) if field == "labels" else value
@@ -204,8 +232,9 @@ def run_to_wire(
     steps_done: int,
     vocabulary: Vocabulary = CURRENT,
     errors: ErrorPolicy = "message",
+    now: int | None = None,
 ) -> dict[str, Any]:
-    """A run as a client sees it. Leases and keys stay inside."""
+    """A run as a client sees it at ``now``. Leases and keys stay inside."""
     status = Status(row.status)
     input = load_json(row.input)
     error = _stored_error(row.error, errors)
@@ -227,9 +256,17 @@ def run_to_wire(
         "isActive": not status.is_final,
     }
     if not vocabulary.exact:
-        told |= {"payload": input, "updatedAt": _ms(row.updated_at), "attempt": row.generation}
+        told |= _payload(row, input)
+        told |= {"updatedAt": _ms(row.updated_at), "attempt": row.generation}
         told |= _error_details(error)
+        if is_stopping(row, now):
+            told["stopping"] = True
     return told
+
+
+def _payload(row: RunRow | None, input: Any) -> dict[str, Any]:
+    """The older name of the input, where that is not so large that it should not be sent twice."""
+    return {} if row is not None and len(row.input) > MAX_PAYLOAD else {"payload": input}
 
 
 def run_from_wire(
@@ -241,7 +278,7 @@ def run_from_wire(
     output = data["output"]
     status = status_from_wire(data["status"])
     has_output = status == Status.COMPLETED
-    return Run(
+    return run_class(status)(
         id=data["id"],
         job=data["jobName"],
         status=status,
@@ -257,6 +294,8 @@ def run_from_wire(
         started_at=_parsed_time(data["startedAt"]),
         ended_at=_parsed_time(data["completedAt"]),
         updated_at=_parsed_time(data["updatedAt"]),
+        stopping=data.get("stopping", False),
+        steps_done=data.get("completedStepCount", 0),
     )
 
 
@@ -414,7 +453,11 @@ _Details = Callable[[Any, RunRow | None, ErrorPolicy], dict[str, Any]]
 
 def _start(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
     input = None if row is None else load_json(row.input)
-    return {"payload": input, "input": input, "attempt": event.attempt}
+    return {**_payload(row, input), "input": input, "attempt": event.attempt}
+
+
+def _triggered(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
+    return {"input": None if row is None else load_json(row.input)}
 
 
 def _lease(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
@@ -460,7 +503,13 @@ def _log(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
     }
 
 
+def _coalesced(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
+    return {"skippedInput": event.skipped_input, "skippedLabels": dict(event.skipped_labels)}
+
+
 _DETAILS: Mapping[str, _Details] = {
+    "run:trigger": _triggered,
+    "run:coalesced": _coalesced,
     "run:start": _start,
     "run:leased": _lease,
     "run:progress": _progressed,
@@ -469,14 +518,22 @@ _DETAILS: Mapping[str, _Details] = {
     "step:start": _step,
     "step:complete": _step_end,
     "step:fail": _step_failure,
+    "step:cancel": _step,
     "log:write": _log,
 }
 
+
+def _coalesced_in_list(event: Any, row: RunRow | None, policy: ErrorPolicy) -> dict[str, Any]:
+    return {"skippedLabels": dict(event.skipped_labels)}
+
+
 _REDUCED: Mapping[str, _Details] = {
+    "run:coalesced": _coalesced_in_list,
     "run:progress": _progressed,
     "step:start": _step,
     "step:complete": _step,
     "step:fail": _step,
+    "step:cancel": _step,
     "log:write": _log,
 }
 """What a list is told beside type, runId, jobName, labels: no inputs, no outputs, no errors."""
@@ -488,7 +545,7 @@ def event_to_wire(
     vocabulary: Vocabulary = CURRENT,
     errors: ErrorPolicy = "message",
 ) -> dict[str, Any]:
-    """An event of one run. ``row`` is its run, for ``run:start``, which tells the input."""
+    """An event of one run. ``row`` is its run, for ``run:trigger`` and ``run:start``, which tell the input."""
     type = vocabulary.events.get(event.type, event.type)
     details = _DETAILS.get(type)
     return _told(event, type, {} if details is None else details(event, row, errors), vocabulary)
@@ -497,6 +554,8 @@ def event_to_wire(
 def event_to_list(event: AnyEvent, vocabulary: Vocabulary = CURRENT) -> dict[str, Any]:
     """An event as lists of runs hear it: reduced."""
     type = vocabulary.events.get(event.type, event.type)
+    if type == vocabulary.resync:  # to that client it means: read the list again
+        return {"type": type}
     details = _REDUCED.get(type)
     return _told(event, type, {} if details is None else details(event, None, "none"), vocabulary)
 
@@ -527,6 +586,9 @@ _EVENT_FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "level": ("level", _level_from_wire),
     "message": ("message", str),
     "data": ("data", lambda value: value),
+    "input": ("input", lambda value: value),
+    "skippedInput": ("skipped_input", lambda value: value),
+    "skippedLabels": ("skipped_labels", dict),
 }
 
 

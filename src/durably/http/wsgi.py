@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import ClosedError
+from ..lifespan import is_reloaded
+from ..runtime import seconds
 from ..sync import SyncDurably
 from .handler import ENVELOPE, Handler
 from .message import Refusal, Request, Response, parse_query
 from .mount import ServerWatch, below
+from .streams import Limits
 
 if TYPE_CHECKING:
     from ..durably import Durably
 
+logger = logging.getLogger("durably")
+
 Environ = dict[str, Any]
+T = TypeVar("T")
 StartResponse = Callable[..., Any]
 
 _GRACE = 5.0  # seconds for what still runs when the interpreter leaves
+# A client that left is noticed by writing to it, and only by the second write.
+_PING = 2.0  # seconds
+_FEW = Limits(streams=12, streams_per_principal=6)  # of 16 threads, as the documentation advises
+
+
+def limits_of_threads(limits: Limits | None) -> Limits:
+    """The limits of a server that holds a thread for each stream: by default few streams, and
+    always frequent pings, so that a thread is free again soon after its client has left."""
+    limits = limits or _FEW
+    return replace(limits, ping=min(seconds(limits.ping), _PING))
 
 
 class WsgiApp:
@@ -42,19 +62,30 @@ class WsgiApp:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """One request."""
         self._open()
+        body = _Body(environ, self._limit)
         try:
-            request = self._request(environ)
+            request = self._request(environ, body)
         except Refusal as refusal:
             response = refusal.response()
         else:
-            response = self._sync.call(self._handle(request))
+            response = self._answer(request, body)
         return _begin(response, start_response, self._sync)
+
+    def _answer(self, request: Request, body: _Body) -> Response:
+        answer = self._sync.call(body.handled(lambda: self._handle(request)))
+        if answer is None:
+            try:
+                body.read()
+            finally:
+                answer = self._sync.call(body.handled())
+        assert answer is not None
+        return answer
 
     def _open(self) -> None:
         with self._opening:
             if not self._sync.is_open:
                 self._sync.init()
-                atexit.register(self._sync.stop, _GRACE)
+                atexit.register(self._sync.stop, 0 if is_reloaded() else _GRACE)
 
     async def _handle(self, request: Request) -> Response:
         response = await self.handler.handle(request)
@@ -62,7 +93,7 @@ class WsgiApp:
             self._watch.begin()
         return response
 
-    def _request(self, environ: Environ) -> Request:
+    def _request(self, environ: Environ, body: _Body) -> Request:
         root, path = (_text(environ.get(name, "")) for name in ("SCRIPT_NAME", "PATH_INFO"))
         headers = {
             name[5:].replace("_", "-").lower(): value
@@ -77,22 +108,64 @@ class WsgiApp:
             path=below(path, root, self._base),
             query=parse_query(environ.get("QUERY_STRING", "")),
             headers=headers,
-            body=self._body(environ),
+            body=body,
             client=environ.get("REMOTE_ADDR"),
             server=environ,
         )
 
-    def _body(self, environ: Environ) -> bytes:
-        """The body, one byte longer than it may be where it is too long; the handler refuses it."""
-        length = environ.get("CONTENT_LENGTH") or ""
+
+class _Body(AsyncIterable[bytes]):
+    """The body of a request, read when the handler asks for it: when it knows the route and the rights.
+
+    Else anybody could hold a thread of the server by announcing a body and sending none. It is read
+    by the thread that brought the request, as some servers demand, while the handler waits.
+    """
+
+    def __init__(self, environ: Environ, limit: int) -> None:
+        self._environ, self._limit = environ, limit
+        self._data: bytes | None = None
+        self._wanted, self._tried = asyncio.Event(), asyncio.Event()
+        self._handling: asyncio.Task[Response] | None = None
+
+    async def handled(
+        self, handle: Callable[[], Coroutine[Any, Any, Response]] | None = None
+    ) -> Response | None:
+        """The handler's answer; None when it asks for the body first: then read, and call this again."""
+        if handle is not None:
+            self._handling = asyncio.create_task(handle())
+            wanted = asyncio.create_task(self._wanted.wait())
+            await asyncio.wait({self._handling, wanted}, return_when=asyncio.FIRST_COMPLETED)
+            wanted.cancel()
+            if not self._handling.done():
+                return None
+        self._tried.set()
+        assert self._handling is not None
+        return await self._handling
+
+    def read(self) -> None:
+        """Read it: no more than one byte over the limit, at which the handler refuses it."""
+        size, is_known = self._limit + 1, True
+        length = self._environ.get("CONTENT_LENGTH") or ""
         if length.isascii() and length.isdigit():
-            size = min(int(length[:16]), self._limit + 1)
-        elif environ.get("wsgi.input_terminated") and environ["REQUEST_METHOD"] == "POST":
-            size = self._limit + 1
+            size = min(int(length[:16]), size)
+        elif self._environ.get("wsgi.input_terminated"):
+            is_known = False
         else:
-            return b""
-        body: bytes = environ["wsgi.input"].read(size)
-        return body
+            size = 0
+        try:
+            data = self._environ["wsgi.input"].read(size) if size else b""
+        except Exception as error:  # noqa: BLE001 - each server has its own
+            logger.debug("a body broke off: %s", error)
+            return
+        if len(data) == size or not is_known:
+            self._data = data
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._wanted.set()
+        await self._tried.wait()
+        if self._data is None:
+            raise Refusal(400, "incomplete", "the request ended in the middle of its body")
+        yield self._data
 
 
 class _Chunks(Iterator[bytes]):
@@ -103,14 +176,21 @@ class _Chunks(Iterator[bytes]):
         self._sync = sync
 
     def __next__(self) -> bytes:
-        chunk = self._sync.call(_next(self._stream))
+        chunk = self._call(_next(self._stream))
         if chunk is None:
             raise StopIteration
         return chunk
 
     def close(self) -> None:
         """Forget the client."""
-        self._sync.call(self._stream.aclose())
+        self._call(self._stream.aclose())
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+        try:
+            return self._sync.call(coroutine)
+        except ClosedError:  # the instance was stopped, and with it the stream
+            coroutine.close()
+            return None
 
 
 async def _next(stream: AsyncIterator[bytes]) -> bytes | None:

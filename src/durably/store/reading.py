@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar, TypeVar
 
-from ..models import JournalRow, RunRow
+from ..models import JournalRow, Lease, RunRow
 from . import sql
-from .base import Checkpoint, RunFilter, Store
+from .base import Checkpoint, DecidedSteps, Page, RunFilter, Standing, Store
 
 T = TypeVar("T")
+_STEPS = ("step:complete", "step:fail")
+_LOGS = ("log:write", "log:write")
+_ALL = 1_000_000
+PAGE = 4_194_304  # bytes that are read by one statement, unless a single value is larger
+
+# How many decided steps are read at once: few at first, since each may be large, then more.
+_FIRST_PAGE, _LARGEST_PAGE, _LARGE = 16, 2_000, 4_000_000
 
 
 class Reading(Store):
@@ -19,12 +27,23 @@ class Reading(Store):
     dialect: ClassVar[sql.Dialect]
 
     @abstractmethod
-    async def _read(self, make: Callable[[], sql.Transaction[T]], *, for_ever: bool = False) -> T:
+    async def _read(
+        self,
+        make: Callable[[], sql.Transaction[T]],
+        *,
+        for_ever: bool = False,
+        lists: bool = False,
+    ) -> T:
         """Run a transaction that only reads, again while the storage is in trouble: ``for_ever``, or
-        for as long as a caller outside a run waits."""
+        for as long as a caller outside a run waits. One that ``lists`` may take long, and must not
+        delay the others where there is a connection for it."""
+
+    def storable(self, jobs: Sequence[str]) -> Sequence[str]:
+        """The jobs whose names the database can hold: all, where nothing else is known."""
+        return jobs
 
     async def owners(self, jobs: Sequence[str], now: int) -> list[str]:
-        return await self._read(lambda: sql.owners(jobs, now))
+        return await self._read(lambda: sql.owners(self.storable(jobs), now))
 
     async def run(self, run_id: str) -> RunRow | None:
         return await self._read(lambda: sql.run(run_id))
@@ -36,30 +55,117 @@ class Reading(Store):
         return await self._read(lambda: sql.in_progress(owner))
 
     async def count_steps(self, run_ids: Sequence[str]) -> list[int]:
-        return await self._read(lambda: sql.count_steps(run_ids))
+        return await self._read(lambda: sql.count_steps(run_ids), lists=True)
 
     async def count_runs(self) -> list[tuple[str, str, int]]:
-        rows = await self._read(lambda: sql.one("count_runs", {}))
+        rows = await self._read(lambda: sql.one("count_runs", {}), lists=True)
         return [(job, status, count) for job, status, count in rows]
 
+    async def standing(self, run_id: str, now: int) -> Standing | None:
+        return await self._read(lambda: sql.standing(run_id, now), lists=True)
+
+    async def quiet_for(self, now: int) -> int:
+        rows = await self._read(lambda: sql.one("quiet_for", {"now": now}))
+        return int(rows[0][0]) if rows else 0
+
     async def oldest_due(self, jobs: Sequence[str], now: int) -> dict[str, int]:
-        return await self._read(lambda: sql.oldest_due(jobs, now))
+        return await self._read(lambda: sql.oldest_due(self.storable(jobs), now))
 
     async def runs(self, filter: RunFilter) -> list[RunRow]:
         text, params = sql.select_runs(self.dialect, filter)
-        rows = await self._read(lambda: sql.one(text, params))
+        rows = await self._read(lambda: sql.one(text, params), lists=True)
         return [RunRow._make(row) for row in rows]
 
-    async def checkpoints(self, run_id: str) -> dict[str, Checkpoint]:
-        return await self._read(lambda: sql.checkpoints(run_id), for_ever=True)
+    async def no_longer_ours(self, leases: Sequence[Lease]) -> list[str]:
+        return await self._read(lambda: sql.no_longer_ours(leases))
+
+    async def decided_steps(self, run_id: str) -> DecidedSteps:
+        decided = DecidedSteps({}, {})
+        after, limit = 0, _FIRST_PAGE
+        while True:
+            rows, limit = await self._page_of_decided(run_id, after, limit)
+            for _, type_, step, index, data in rows:
+                if type_ == "step:complete":
+                    decided.checkpoints[step] = Checkpoint(index or 0, data)
+                elif type_ == "step:fail":
+                    decided.failures.setdefault(step, []).append(data)
+                else:  # a retry: what failed before it is tried again
+                    decided.failures.clear()
+            if len(rows) < limit:
+                return decided
+            after = rows[-1][0]
+            size = sum(len(row[-1] or "") for row in rows)
+            limit = max(1, min(_LARGEST_PAGE, 4 * limit, limit * _LARGE // (size + 1)))
+
+    async def _page_of_decided(
+        self, run_id: str, after: int, limit: int
+    ) -> tuple[Sequence[sql.Row], int]:
+        """A page, and how many rows it was to have: half as many after each try that failed, for what
+        a slow line cannot carry in time it could never carry."""
+
+        tries = 0
+
+        def make() -> sql.Transaction[Sequence[sql.Row]]:
+            nonlocal limit, tries
+            limit = max(1, limit // 2) if tries else limit
+            tries += 1
+            return sql.decided(run_id, after, limit)
+
+        rows = await self._read(make, for_ever=True)
+        return rows, limit
+
+    async def checkpoint(self, run_id: str, step: str) -> Checkpoint | None:
+        return await self._read(lambda: sql.checkpoint(run_id, step), for_ever=True)
 
     async def journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[JournalRow]:
-        return await self._read(lambda: sql.journal(run_id, after, limit))
+        return await self._all(
+            lambda last, left: sql.journal(run_id, last, left, PAGE), after, limit, lists=False
+        )
 
     async def steps(self, run_id: str) -> list[JournalRow]:
-        types = ("step:complete", "step:fail")
-        return await self._read(lambda: sql.journal_of(run_id, types, 0, 1_000_000))
+        return await self._all_of(run_id, _STEPS, 0, _ALL)
 
     async def logs(self, run_id: str, after: int = 0, limit: int = 1000) -> list[JournalRow]:
-        types = ("log:write", "log:write")
-        return await self._read(lambda: sql.journal_of(run_id, types, after, limit))
+        return await self._all_of(run_id, _LOGS, after, limit)
+
+    async def _all_of(
+        self, run_id: str, types: tuple[str, str], after: int, limit: int
+    ) -> list[JournalRow]:
+        return await self._all(
+            lambda last, left: sql.page_of_journal(run_id, types, last, left, PAGE), after, limit
+        )
+
+    async def _all(
+        self,
+        page_after: Callable[[int, int], sql.Transaction[Page[JournalRow]]],
+        after: int,
+        limit: int,
+        *,
+        lists: bool = True,
+    ) -> list[JournalRow]:
+        """A run's lines, by pages: however many and large they are, each page is progress."""
+        lines: list[JournalRow] = []
+        last: int | None = after
+        while last is not None and len(lines) < limit:
+            make = partial(page_after, last, limit - len(lines))
+            page = await self._read(make, lists=lists)
+            lines += page.rows
+            last = page.last
+        return lines
+
+    async def last_but_lines(self, run_id: str, newest: int) -> int:
+        params = {"run_id": run_id, "newest": newest}
+        rows = await self._read(lambda: sql.one("last_but_lines", params))
+        return rows[0][0] if rows else newest
+
+    async def page_of_runs(self, filter: RunFilter, size: int) -> Page[RunRow]:
+        make = partial(sql.page_of_runs, self.dialect, filter, size)
+        return await self._read(make, lists=True)
+
+    async def page_of_steps(self, run_id: str, after: int, size: int) -> Page[JournalRow]:
+        return await self._read(lambda: sql.page_of_journal(run_id, _STEPS, after, _ALL, size))
+
+    async def page_of_logs(
+        self, run_id: str, after: int, limit: int, size: int
+    ) -> Page[JournalRow]:
+        return await self._read(lambda: sql.page_of_journal(run_id, _LOGS, after, limit, size))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
@@ -18,10 +19,13 @@ from ..codec import dump_json
 from ..errors import LeaseLost, RunConflictError, RunNotFoundError, SchemaError
 from ..models import JournalRow, Lease, RunRow
 from ..state import (
+    CANCEL,
     CLAIM,
     FINAL,
+    NEVER,
     PARKED,
     RELEASE,
+    RETRY,
     TRANSITIONS,
     Status,
     Transition,
@@ -31,11 +35,15 @@ from .base import (
     Checkpoint,
     Claimed,
     Claims,
+    Cursor,
     Enqueued,
     Entry,
+    JournalRewoundError,
     NewRun,
+    Page,
     RunFilter,
     Settlement,
+    Standing,
 )
 
 T = TypeVar("T")
@@ -45,9 +53,15 @@ Call = Callable[[Any], Any]
 Transaction = Generator[tuple[str | Call, Mapping[str, Any]], Any, T]
 """Yields statements, by name or as SQL, with their parameters, and gets their rows."""
 
+_HAND_ON_TRIES = 16
 MAX_LEASE = 600_000  # a run that keeps losing its lease gets a longer one, up to ten minutes
 _NONE = 1 << 62  # more recoveries than any run has
 _LOOK, _ROUNDS = 64, 16  # how many due runs a claim looks at in one go, and how often
+_FEW_SIZES = 4  # runs whose sizes are looked at first
+_OVERHEAD = 300  # bytes of a run, a step or a line beside its values
+# The input counts twice: it may be written twice, as ``input`` and as ``payload``.
+_SIZES = "id, 2 * octets(input) + coalesce(octets(output), 0) + coalesce(octets(error), 0) + octets(labels)"
+_FEW_JOBS = 8  # jobs that are looked at one by one
 _RUN = ", ".join(RunRow._fields)  # not *: a later version's columns must not disturb this one
 RETIRED = 1_000_000
 """The version of a database whose runs were copied elsewhere, and are to be executed there only."""
@@ -68,6 +82,8 @@ class Dialect(NamedTuple):
     for_share: str
     label: str
     """The value of the label :label_key, from the JSON text in ``labels``."""
+    octets: str
+    """The function that gives the bytes of a text; JSON is kept as ASCII."""
     escapes: bool
     """Whether a label's name is sought as the JSON text has it (SQLite before 3.45 compares text)."""
 
@@ -85,8 +101,9 @@ def statements(dialect: Dialect) -> dict[str, str]:
         **dialect.words(),
         **columns,
         "run": _RUN,
-        "parked": PARKED,
+        "never": NEVER,
         "final": _quoted(FINAL),
+        "its_turn": _ITS_TURN,
         "claim_sources": _quoted(CLAIM.sources),
     }
     named = _of(dialect.name, _parse(_read("queries.sql")))
@@ -96,7 +113,9 @@ def statements(dialect: Dialect) -> dict[str, str]:
         named.setdefault(row.name, _fill(move, own))  # "claim" has a statement of its own
         if row.fenced and move_all:
             named[f"{row.name}_all"] = _fill(move_all, own)
-    return {name: _fill(_fill(text, words), words) for name, text in named.items()}
+    for _ in range(3):  # a word may hold others
+        named = {name: _fill(text, words) for name, text in named.items()}
+    return named
 
 
 def _words_of(row: Transition) -> dict[str, str]:
@@ -108,9 +127,46 @@ def _words_of(row: Transition) -> dict[str, str]:
         "fence": "and lease_token = :token" if row.fenced else "",
         "ended_at": "{now}" if final else "null",
     }
-    if row is RELEASE:  # it keeps its place in the line: it has been waiting since it was created
-        return {**words, "due": "created_at", "later": "r.created_at"}
-    return {**words, "due": "{due_at}", "later": "null" if final else "{now} + given.delay"}
+    if row is CANCEL:
+        return {**words, **_CANCEL}
+    if row is RETRY:
+        return {**words, **_RETRY}
+    alone, together = _body_runs("cast(:body_runs as boolean)"), _body_runs("given.body_runs", "r.")
+    due, later = "{due_at}", "{now} + given.delay"
+    if row is RELEASE:
+        due = f"coalesce({alone['held_until']}, {_ITS_TURN})"
+        later = f"coalesce({together['held_until']}, {_ITS_TURN.replace('created', 'r.created')})"
+    return {
+        **words,
+        **alone,
+        **{f"later_{column}": value for column, value in together.items()},
+        "due": "null" if final else due,
+        "later": "null" if final else later,
+    }
+
+
+def _body_runs(given: str, table: str = "") -> dict[str, str]:
+    """A run whose body still runs goes on to hold its key, until its lease would have ended."""
+    return {
+        "held_until": f"case when {given} then {table}due_at end",
+        "key_slot": f"case when {given} then {table}key_slot end",
+    }
+
+
+# What is handed back or un-parked has been waiting since it was created; the clock may say otherwise.
+_ITS_TURN = "case when created_at < {now} then created_at else {now} end"
+_HELD = "(status = 'running' and due_at > {now} or held_until > {now})"
+# Its body may run for as long as its lease lasts: nobody but its holder knows better.
+_CANCEL = {
+    "due": "null",
+    "held_until": f"case when {_HELD} then coalesce(held_until, due_at) end",
+    "key_slot": f"case when {_HELD} and key_slot >= 0 then key_slot end",
+}
+_RETRY = {
+    "due": "case when held_until > {now} then held_until else {now} end",
+    "held_until": "held_until",
+    "key_slot": "key_slot",
+}
 
 
 def _columns(table: str) -> str:
@@ -169,16 +225,34 @@ def _quoted(statuses: Iterable[Status]) -> str:
 
 
 def enqueue(runs: Sequence[NewRun], now: int) -> Transaction[list[Enqueued]]:
-    """Store new runs; a known idempotency key gives the run that has it, whatever its status."""
-    enqueued: list[Enqueued] = []
-    for new in runs:
-        enqueued.append((yield from enqueue_one(new, now)))  # noqa: PERF401
-    return enqueued
+    """Store new runs; a known idempotency key gives the run that has it, whatever its status.
+
+    Keys are inserted in one order, so that no two batches wait for each other.
+    """
+    enqueued: dict[str, Enqueued] = {}
+    # Those without a key come first, in their order: they wait for nobody.
+    keyed = sorted((run for run in runs if run.idempotency_key is not None), key=_idempotency)
+    for new in (*(run for run in runs if run.idempotency_key is None), *keyed):
+        enqueued[new.id] = yield from enqueue_one(new, now)
+    return [enqueued[new.id] for new in runs]
+
+
+def _idempotency(run: NewRun) -> tuple[str, str, str]:
+    return run.idempotency_key or "", run.job, run.scope
+
+
+def keys_to_lock(runs: Iterable[NewRun]) -> list[str]:
+    """What to lock, where several transactions write at once, before new runs may be coalesced."""
+    return sorted({dump_json([run.job, *_key(run).values()]) for run in runs if run.coalesce})
 
 
 def enqueue_one(new: NewRun, now: int) -> Transaction[Enqueued]:
     """One of them."""
     params = {**new._asdict(), "now": now}
+    # Its own row comes first: an earlier try may have stored it. (Others that decide this wait for us.)
+    if new.coalesce and (found := (yield "enqueued", params) or (yield "waits", params)):
+        row = RunRow._make(found[0])
+        return Enqueued(row, row.id == new.id)
     while True:
         if rows := (yield "enqueue", params):
             row = RunRow._make(rows[0])
@@ -192,10 +266,7 @@ def enqueue_one(new: NewRun, now: int) -> Transaction[Enqueued]:
 
 def any_due(jobs: Sequence[str], now: int) -> Transaction[bool]:
     """Whether one of these jobs has a run that wants a worker."""
-    for job in jobs:
-        if (yield "is_due", {"job": job, "now": now}):
-            return True
-    return False
+    return bool((yield "any_due", {"jobs": dump_json(list(jobs)), "now": now}))
 
 
 class Due(NamedTuple):
@@ -207,6 +278,7 @@ class Due(NamedTuple):
     recoveries: int
     scope: str
     concurrency_key: str | None
+    key_slot: int | None
 
 
 class ClaimRequest(NamedTuple):
@@ -252,11 +324,15 @@ def claim(ask: ClaimRequest, *, replay: bool = False) -> Transaction[Claims]:
 
 def _due(ask: ClaimRequest, limit: int, suspects: bool) -> Transaction[list[Due]]:
     found: list[Due] = []
-    for job in ask.jobs:
-        params = {"job": job, "now": ask.now, "limit": limit, "skipped": skipped(ask, suspects)}
-        rows = yield "due", params
+    common = {"now": ask.now, "skipped": skipped(ask, suspects)}
+    jobs = ask.jobs
+    if len(jobs) > _FEW_JOBS:  # then most have nothing to do: one statement tells which have
+        rows = yield "due_jobs", {**common, "jobs": dump_json(list(jobs))}
+        jobs = [row[0] for row in rows]
+    for job in jobs:
+        rows = yield "due", {**common, "job": job, "limit": limit}
         found += [Due._make(row) for row in rows]
-    if len(ask.jobs) > 1:
+    if len(jobs) > 1:
         found.sort()
     return found[:limit]
 
@@ -267,11 +343,14 @@ def skipped(ask: ClaimRequest, suspects: bool) -> int:
 
 
 def take(ask: ClaimRequest, due: Due) -> Transaction[Claimed | None]:
-    """Take a run that is due, or park it if its key is busy; None if it was not to be had."""
+    """Take a run that is due, or park it if its key is held; None if it was not to be had."""
     lapsed = due.status == Status.RUNNING
-    if due.concurrency_key is not None and not lapsed and (yield "busy", _key(due)):
-        yield "park", {"id": due.id}
-        return None
+    has_place = due.key_slot is not None and due.key_slot != PARKED
+    if due.concurrency_key is not None and not lapsed and not has_place:
+        until = yield from _held_by_others(due, ask.now)
+        if until is not None:
+            yield "park", {"id": due.id, "until": until}
+            return None
     count = 0
     if lapsed and not (yield "progressed", {"run_id": due.id}):
         count = due.recoveries + 1
@@ -286,16 +365,29 @@ def take(ask: ClaimRequest, due: Due) -> Transaction[Claimed | None]:
             "recoveries": count,
             "due_at": ask.now + lease,
             "now": ask.now,
+            "key_slot": None if due.concurrency_key is None else 0,
+            "seen_slot": due.key_slot if has_place else PARKED,
         },
     )
     if not rows:
         return None
     row = RunRow._make(rows[0])
     seq = yield from _append(row, CLAIM)
-    return as_claimed(row, ask, seq=seq, resumed=row.generation > 1)
+    return as_claimed(row, ask, seq=seq, resumed=row.generation > 1)._replace(lapsed=lapsed)
 
 
-def _key(run: Due | RunRow) -> dict[str, str | None]:
+def _held_by_others(due: Due, now: int) -> Transaction[int | None]:
+    """Until when other runs hold this one's key; None if none does."""
+    key = _key(due)
+    for _ in (yield "evict", {**key, "now": now}):
+        heir = yield from _hand_on(key, now)
+        if heir is not None and heir < due.id:  # it has waited longer, and is due now
+            return NEVER
+    holders = yield "key_holders", key
+    return min((until or NEVER for _, until in holders), default=None)
+
+
+def _key(run: Due | RunRow | NewRun) -> dict[str, str | None]:
     """A concurrency key is its scope's: another scope's equal one is another key."""
     return {"scope": run.scope, "concurrency_key": run.concurrency_key}
 
@@ -326,9 +418,35 @@ def renew(leases: Sequence[Lease], now: int) -> Transaction[list[str]]:
     lost: list[str] = []
     for lease in leases:
         until = {"due_at": now + lease.duration, "now": now}
-        if not (yield "renew", {"run_id": lease.run_id, "token": lease.token, **until}):
+        rows = yield "renew", {"run_id": lease.run_id, "token": lease.token, **until}
+        if not is_ours(rows):
             lost.append(lease.run_id)
     return lost
+
+
+def is_ours(renewed: Sequence[Row]) -> bool:
+    """Whether a renewed run is still to be executed: one that was cancelled is only held."""
+    return bool(renewed) and renewed[0][1] == Status.RUNNING
+
+
+def no_longer_ours(leases: Sequence[Lease]) -> Transaction[list[str]]:
+    """Which of these runs were cancelled, or are another worker's."""
+    found: list[str] = []
+    for lease in leases:
+        rows = yield "no_longer_ours", {"run_id": lease.run_id, "token": lease.token}
+        found += [row[0] for row in rows]
+    return found
+
+
+def let_go(lease: Lease, now: int) -> Transaction[RunRow | None]:
+    """The body has ended of a run that was held for it; None if it was not, or is no longer."""
+    rows = yield "let_go", {"run_id": lease.run_id, "token": lease.token, "now": now}
+    if not rows:
+        return None
+    row = RunRow._make(rows[0])
+    if row.concurrency_key is not None and row.status in FINAL:
+        yield from _hand_on(_key(row), now)
+    return row
 
 
 def record(lease: Lease, entry: Entry, *, replay: bool = False) -> Transaction[int]:
@@ -394,6 +512,7 @@ def settle(
             "token": lease.token,
             "now": settlement.now,
             "due_at": settlement.due_at,
+            "body_runs": settlement.body_runs,
             "output": settlement.output,
             "error": settlement.error,
             "progress": settlement.progress,
@@ -405,22 +524,37 @@ def settle(
         if replay and row and row.status == transition.target and row.lease_token == lease.token:
             return row, 0
         raise LeaseLost(lease.run_id)
-    return (yield from _moved(RunRow._make(rows[0]), transition))
+    if settlement.forget_steps:
+        yield "forget_steps", {"run_id": lease.run_id}
+    return (yield from _moved(RunRow._make(rows[0]), transition, settlement.now))
 
 
-def _moved(row: RunRow, transition: Transition) -> Transaction[tuple[RunRow, int]]:
+def _moved(row: RunRow, transition: Transition, now: int) -> Transaction[tuple[RunRow, int]]:
     seq = yield from _append(row, transition, row.error)
     if transition.frees_key:
-        yield from hand_on_key(row)
+        yield from hand_on_key(row, now)
     return row, seq
 
 
-def hand_on_key(row: RunRow) -> Transaction[None]:
-    """The run does not stand in the way any more of others with its concurrency key."""
+def hand_on_key(row: RunRow, now: int) -> Transaction[None]:
+    """The run does not stand in the way any more of others with its concurrency key, or not for long."""
     if row.concurrency_key is not None:
         key = _key(row)
-        if not (yield "busy", key):
-            yield "unpark", key
+        if row.held_until is None:
+            yield from _hand_on(key, now)
+        else:
+            yield "heir", {**key, "until": row.held_until}
+
+
+def _hand_on(key: dict[str, str | None], now: int) -> Transaction[str | None]:
+    """The run that has waited longest for a key is due; its id."""
+    for _ in range(_HAND_ON_TRIES):
+        if rows := (yield "unpark", {**key, "now": now}):
+            return str(rows[0][0])
+        if not (yield "is_parked", key):
+            return None
+        # Another transaction has just moved the one that was chosen: then it is the next one's turn.
+    return None
 
 
 def move(
@@ -436,25 +570,30 @@ def move(
         if (yield "is_line", {"run_id": run_id, "seq": seq, "type": transition.event}):
             found = yield "run", {"run_id": run_id}
             return RunRow._make(found[0]), seq
+    found = yield "lock_run", {"run_id": run_id}
+    if not found:
+        raise RunNotFoundError(run_id)
+    before = RunRow._make(found[0])
     rows = yield (
         transition.name,
-        {
-            "run_id": run_id,
-            "now": now,
-            "due_at": None if transition.target in FINAL else now,
-            "output": None,
-            "error": None,
-            "progress": None,
-        },
+        {"run_id": run_id, "now": now, "output": None, "error": None, "progress": None},
     )
     if not rows:
-        found = yield "run", {"run_id": run_id}
-        if not found:
-            raise RunNotFoundError(run_id)
-        raise RunConflictError(run_id, transition.name, RunRow._make(found[0]).status)
-    row, seq = yield from _moved(RunRow._make(rows[0]), transition)
+        raise RunConflictError(run_id, transition.name, before.status)
+    row = RunRow._make(rows[0])
+    seq = yield from _append(row, transition)
+    if transition.frees_key:
+        yield from _leave_key(before, row, now)
     tries.append(seq)
     return row, seq
+
+
+def _leave_key(before: RunRow, row: RunRow, now: int) -> Transaction[None]:
+    """A parked run hands nothing on but its time to look again: so no two that leave wait for each other."""
+    if before.key_slot != PARKED:
+        yield from hand_on_key(row, now)
+    elif before.due_at is not None and before.due_at < NEVER:
+        yield "heir", {**_key(row), "until": before.due_at}
 
 
 def expire(owner: str, jobs: Sequence[str], now: int) -> Transaction[list[str]]:
@@ -463,11 +602,17 @@ def expire(owner: str, jobs: Sequence[str], now: int) -> Transaction[list[str]]:
     for job in jobs:
         rows = yield "expire", {"owner": owner, "job": job, "now": now}
         expired += [row[0] for row in rows]
+    for row in map(RunRow._make, (yield "expire_holds", {"owner": owner, "now": now})):
+        expired.append(row.id)
+        if row.concurrency_key is not None and row.status in FINAL:
+            yield from hand_on_key(row, now)
     return expired
 
 
-def any_put_off(jobs: Sequence[str], now: int) -> Transaction[bool]:
+def any_put_off(jobs: Sequence[str], now: int, lease: int) -> Transaction[bool]:
     """Whether the clock was set back since one of these jobs' runs was touched."""
+    if (yield "is_held_too_long", {"now": now, "lease": lease}):
+        return True
     for job in jobs:
         if (yield "is_put_off", {"job": job, "now": now}):
             return True
@@ -478,6 +623,9 @@ def hurry(jobs: Sequence[str], now: int, lease: int) -> Transaction[None]:
     """After the clock was set back: nobody waits until it is there again."""
     for job in jobs:
         yield "hurry", {"job": job, "now": now, "lease": lease}
+    for row in map(RunRow._make, (yield "hurry_holds", {"now": now, "lease": lease})):
+        if row.concurrency_key is not None and row.status in FINAL:
+            yield from hand_on_key(row, now)
 
 
 def owners(jobs: Sequence[str], now: int) -> Transaction[list[str]]:
@@ -495,10 +643,11 @@ def run(run_id: str) -> Transaction[RunRow | None]:
     return RunRow._make(rows[0]) if rows else None
 
 
-def journal(run_id: str, after: int, limit: int) -> Transaction[list[JournalRow]]:
-    """A run's history."""
-    rows = yield "journal", {"run_id": run_id, "after": after, "limit": limit}
-    return [JournalRow._make(row) for row in rows]
+def journal(run_id: str, after: int, limit: int, size: int) -> Transaction[Page[JournalRow]]:
+    """A run's history after a number: lines that hold at most ``size`` bytes together, or one."""
+    rows = yield "journal", {"run_id": run_id, "after": after, "limit": limit, "size": size}
+    lines = [JournalRow._make(row[:-1]) for row in rows]
+    return Page(lines, lines[-1].seq if rows and len(rows) < rows[0][-1] else None)
 
 
 def journal_of(
@@ -512,17 +661,19 @@ def journal_of(
 
 def delete(run_id: str, now: int, *, replay: bool = False) -> Transaction[RunRow | None]:
     """Delete a final run and its journal; one line stays to tell of it."""
-    rows = yield "delete_run", {"run_id": run_id}
+    rows = yield "delete_run", {"run_id": run_id, "now": now}
     if not rows:
         found = yield "run", {"run_id": run_id}
         if found:
-            raise RunConflictError(run_id, "delete", RunRow._make(found[0]).status)
+            raise _cannot_delete(RunRow._make(found[0]))
         if replay:
             return None
         raise RunNotFoundError(run_id)
     row = RunRow._make(rows[0])
-    scope = dump_json(row.scope)
-    gone = f'{{"job":{dump_json(row.job)},"labels":{row.labels},"scope":{scope}}}'
+    if row.key_slot is not None:  # its holder died, and no claim has evicted it since
+        yield from _hand_on(_key(row), now)
+    # Without the labels: what people wrote into a run goes with it.
+    gone = dump_json({"job": row.job, "scope": row.scope})
     told = {"run_id": run_id, "at": now, "type": "run:delete", "attempt": row.generation}
     # The line is written before the others go, so that no position is ever used twice.
     yield "append", {**told, "started_at": None, "data": gone}
@@ -531,17 +682,35 @@ def delete(run_id: str, now: int, *, replay: bool = False) -> Transaction[RunRow
     return row
 
 
+def _cannot_delete(row: RunRow) -> RunConflictError:
+    why = None
+    if row.status in FINAL:
+        why = f"worker {row.lease_owner} is still stopping its body; delete it when it is no longer stopping"
+    return RunConflictError(row.id, "delete", row.status, why)
+
+
 def purge(before: int, now: int, limit: int) -> Transaction[list[RunRow]]:
     """Delete what ended before a time; each is looked at again when it goes."""
     purged: list[RunRow] = []
     for row in (yield "purgeable", {"before": before, "now": now, "limit": limit}):
-        gone = yield from delete(row[0], now)
-        if gone is not None:
+        try:
+            gone = yield from delete(row[0], now, replay=True)
+        except RunConflictError:  # it was retried meanwhile
+            continue
+        if gone is not None:  # else somebody else deleted it
             purged.append(gone)
     return purged
 
 
-def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any]]:
+_COUNT_STEPS = (
+    "select run_id, count(*) from durably_journal"
+    " where type = 'step:complete' and run_id in ({}) group by run_id"
+)
+
+
+def select_runs(
+    dialect: Dialect, filter: RunFilter, columns: str = _RUN
+) -> tuple[str, dict[str, Any]]:
     """The listing's SQL: clauses from this closed set, values always as parameters."""
     clauses: list[str] = []
     params: dict[str, Any] = {"limit": filter.limit, "offset": filter.offset}
@@ -564,7 +733,51 @@ def select_runs(dialect: Dialect, filter: RunFilter) -> tuple[str, dict[str, Any
     where = f" where {' and '.join(clauses)}" if clauses else ""
     # Ids are made in the order of time, so the primary key serves: no index of its own to keep up.
     order = " order by id desc limit :limit offset :offset"
-    return f"select {_RUN} from durably_runs{where}{order}", params
+    return f"select {columns} from durably_runs{where}{order}", params
+
+
+def page_of_runs(dialect: Dialect, filter: RunFilter, size: int) -> Transaction[Page[RunRow]]:
+    """The first runs of a listing that hold at most ``size`` bytes together."""
+    columns = _SIZES.replace("octets", dialect.octets)
+    most = filter.limit + 1  # one more, to know whether there is more
+    sizes: list[Row] = []
+    part = replace(filter, limit=min(_FEW_SIZES, most))
+    while True:  # a few, and then more: where they are large, the others are not looked at
+        found = yield select_runs(dialect, part, columns)
+        sizes += found
+        count = _fitting(sizes, size)
+        if len(found) < part.limit or count < len(sizes) or len(sizes) == most:
+            break
+        limit = min(3 * len(sizes), most - len(sizes))
+        part = replace(filter, limit=limit, offset=0, after=sizes[-1][0])
+    ids = [row[0] for row in sizes[: min(count, filter.limit)]]
+    params = {f"id_{i}": id for i, id in enumerate(ids)}
+    names = ", ".join(f":{name}" for name in params)
+    text = f"select {_RUN} from durably_runs where id in ({names}) order by id desc"
+    rows: Sequence[Row] = (yield text, params) if ids else ()
+    more = ids[-1] if len(ids) < len(sizes) else None
+    return Page([RunRow._make(row) for row in rows], more)
+
+
+def page_of_journal(
+    run_id: str, types: tuple[str, str], after: int, limit: int, size: int
+) -> Transaction[Page[JournalRow]]:
+    """A run's first lines of two types after a number that hold at most ``size`` bytes together."""
+    params = {"run_id": run_id, "after": after, "type": types[0], "other_type": types[1]}
+    sizes = yield "journal_sizes", {**params, "limit": min(limit, size // _OVERHEAD) + 1}
+    count = min(_fitting(sizes, size), limit)
+    lines = yield from journal_of(run_id, types, after, count)
+    return Page(lines, sizes[count - 1][0] if count < len(sizes) else None)
+
+
+def _fitting(sizes: Sequence[Row], size: int) -> int:
+    """How many of the rows, whose second column is their size, hold that many bytes: one at least."""
+    total = 0
+    for count, row in enumerate(sizes):
+        total += row[1] + _OVERHEAD
+        if count and total > size:
+            return count
+    return len(sizes)
 
 
 def one(text: str, params: Mapping[str, Any]) -> Transaction[Sequence[Row]]:
@@ -573,22 +786,67 @@ def one(text: str, params: Mapping[str, Any]) -> Transaction[Sequence[Row]]:
     return rows
 
 
-def checkpoints(run_id: str) -> Transaction[dict[str, Checkpoint]]:
-    """A run's committed steps."""
-    rows = yield "checkpoints", {"run_id": run_id}
-    return {name: Checkpoint(index or 0, data) for name, index, data in rows}
+def decided(run_id: str, after: int, limit: int) -> Transaction[Sequence[Row]]:
+    """A part of what a resume needs; see ``DecidedSteps``."""
+    rows: Sequence[Row] = yield "decided", {"run_id": run_id, "after": after, "limit": limit}
+    return rows
 
 
-def tail(position: int, limit: int) -> Transaction[list[JournalRow]]:
-    """Lines after a position."""
-    rows = yield "tail", {"position": position, "limit": limit}
-    return [JournalRow._make(row) for row in rows]
+def checkpoint(run_id: str, step: str) -> Transaction[Checkpoint | None]:
+    """One committed step."""
+    rows = yield "checkpoint", {"run_id": run_id, "step": step}
+    return Checkpoint(rows[0][0] or 0, rows[0][1]) if rows else None
+
+
+def tail(cursor: Cursor, limit: int) -> Transaction[tuple[list[JournalRow], Cursor]]:
+    """Lines after a cursor, and the cursor after them."""
+    rows = yield "tail", {"position": cursor.position, "limit": limit + 1}
+    return (yield from advance(cursor, [JournalRow._make(row) for row in rows]))
+
+
+def advance(
+    cursor: Cursor, lines: list[JournalRow]
+) -> Transaction[tuple[list[JournalRow], Cursor]]:
+    """Of the lines from a cursor on those that are new, and the cursor after them.
+
+    The cursor's own line tells whether this is still the journal that it was read from.
+    """
+    own = next((line for line in lines if line.position == cursor.position), None)
+    if own is not None and cursor.line not in (None, (own.run_id, own.seq)):
+        raise JournalRewoundError
+    if not lines and cursor.position and (yield "end_of_tail", {})[0][0] < cursor.position:
+        raise JournalRewoundError
+    newest = max(lines, key=lambda line: line.position, default=None)
+    if newest is not None and newest.position >= cursor.position:
+        cursor = cursor._replace(position=newest.position, line=(newest.run_id, newest.seq))
+    return [line for line in lines if line is not own], cursor
 
 
 def state(run_id: str) -> Transaction[tuple[RunRow, int] | None]:
     """A run and the number of its newest line."""
     rows = yield "state", {"run_id": run_id}
     return (RunRow._make(rows[0][:-1]), rows[0][-1]) if rows else None
+
+
+def standing(run_id: str, now: int) -> Transaction[Standing | None]:
+    """How a run stands, and what may keep it from moving."""
+    row = yield from run(run_id)
+    delays = yield "delays", {"run_id": run_id, "now": now}
+    if row is None or not delays:
+        return None
+    blockers: Sequence[Row] = ()
+    if row.concurrency_key is not None:
+        key = {"scope": row.scope, "concurrency_key": row.concurrency_key}
+        blockers = yield "blockers", key
+    executed = yield "executed", {"now": now}
+    due_in, held_for = delays[0]
+    return Standing(
+        row,
+        due_in,
+        held_for,
+        [(id, status) for id, status in blockers if id != run_id],
+        [(owner, job, count) for owner, job, count in executed],
+    )
 
 
 def in_progress(owner: str) -> Transaction[list[RunRow]]:
@@ -607,8 +865,11 @@ def oldest_due(jobs: Sequence[str], now: int) -> Transaction[dict[str, int]]:
 
 
 def count_steps(run_ids: Sequence[str]) -> Transaction[list[int]]:
-    """How many steps of each run are committed."""
-    counts: list[int] = []
-    for run_id in run_ids:
-        counts.append((yield "count_steps", {"run_id": run_id})[0][0])  # noqa: PERF401
-    return counts
+    """How many steps of each run are committed, by one statement."""
+    if not run_ids:
+        return []
+    params = {f"id_{i}": id for i, id in enumerate(run_ids)}
+    names = ", ".join(f":{name}" for name in params)
+    rows = yield _COUNT_STEPS.format(names), params
+    counts = {str(row[0]): int(row[1]) for row in rows}
+    return [counts.get(run_id, 0) for run_id in run_ids]

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ..errors import ClosedError, ConfigurationError, SchemaError, StorageUnavailableError
+from ..logs import logger
 from ..models import JournalRow, Lease, RunRow
 from ..runtime import Runtime
-from ..state import Transition
+from ..state import CANCEL, Transition
 from . import guards, sql
 from .base import (
     Claims,
@@ -23,6 +24,7 @@ from .base import (
     Enqueued,
     Entry,
     NewRun,
+    Notice,
     Settlement,
 )
 from .lend import lend
@@ -39,13 +41,17 @@ DIALECT = sql.Dialect(
     for_update="",
     for_share="",
     label="json_extract(labels, '$.\"' || :label_key || '\"')",
+    octets="octet_length" if sqlite3.sqlite_version_info >= (3, 43) else "length",
     escapes=True,
 )
 _HEAVY_BATCH = 20  # runs
+_PURGE_BATCH = 50  # runs deleted in one transaction: about 5 ms for which nobody else can write
 PATIENCE = 30.0  # seconds that a caller outside a run bears trouble of the storage
 _CHECKPOINT_PAGES = 4000  # the net; the writer checkpoints about every thousand
 _LONG_LOG = 8_000_000  # bytes: then other processes wrote more than the checkpointer did
-_AUTOCHECKPOINT = f"pragma wal_autocheckpoint = {_CHECKPOINT_PAGES}"
+_MOMENT = 0.1  # seconds that a claim may wait and still say nothing of the file
+_LONG_WAIT = 1 / 6  # of a lease: about a heartbeat
+_UNTENDED = 2.0  # seconds after which somebody else writes back a long log
 
 
 class SQLiteStore(Reading):
@@ -55,6 +61,7 @@ class SQLiteStore(Reading):
     ``durability="process"`` leaves that to the operating system: it survives any death of the
     process, and a power loss may take the last commits with it, in order.
     ``exclusive`` keeps the file to this process alone, as the browser must.
+    ``read_only`` is for looking: it makes nothing beside the file, and reads from a read-only mount.
     """
 
     dialect = DIALECT
@@ -68,13 +75,18 @@ class SQLiteStore(Reading):
         durability: Durability = "full",
         exclusive: bool = False,
         allow_network_fs: bool = False,
+        read_only: bool = False,
     ) -> None:
-        self.path = None if str(path) == ":memory:" else Path(path)
+        # Not what the path means later: a program may change its directory at any time.
+        self._named = None if str(path) == ":memory:" else Path(path).absolute()
+        self.path = self._named
+        """The file; once it is open, without links, as SQLite and everything beside it have it."""
         self._runtime = runtime
         self._durability = durability
         self._exclusive = exclusive or self.path is None
         self.is_alone = exclusive and self.path is not None
         self._allow_network_fs = allow_network_fs
+        self._read_only = read_only
         self._statements = sql.statements(self.dialect)
         self._writer: Writer | None = None
         self._reader: Connection | None = None
@@ -82,21 +94,30 @@ class SQLiteStore(Reading):
         self._connection: Connection | None = None
         self._file: guards.FileGuard | None = None
         self._checkpointer: guards.Checkpointer | None = None
+        self._written_back, self._long_since = 0, 0.0
+        self._late_since: float | None = None
 
     # -- open, migrate, close
 
     async def open(self) -> None:
         guards.check_sqlite()
-        if self.path is not None:
+        if self._named is not None:
+            self.path = guards.real_path(self._named)
+            guards.check_single_name(self.path)
             if not self._allow_network_fs:
                 guards.check_file_system(self.path)
+            if self._read_only:
+                await self._open_to_look(self.path)
+                return
             guards.create_private(self.path)
+            if self.companion is not None:
+                guards.make_companion(self.companion, self.path)
         self._connection = await self._patiently(self._connect_writer)
         self._writer = self.writer_type(self._connection, self._statements, self._runtime)
         self._writer.on_commit = self._committed
         if self.path is not None:
             self._file = guards.FileGuard(self.path)
-            self._writer.check = self._file.check_process
+            self._writer.check = self._file.check
         if self._runtime.threads and not self._exclusive:
             self._reader = await self._patiently(self._connect_reader)
             self._reading = ThreadPoolExecutor(1, "durably-reader")
@@ -104,10 +125,25 @@ class SQLiteStore(Reading):
             # Between its transactions: what cannot be written keeps nobody from reading.
             self._reader = self._connection
         if self.companion is not None:
-            self.companion.mkdir(mode=0o700, exist_ok=True)
             self._checkpointer = guards.Checkpointer(self.companion / "checkpointer")
         self._writer.start()
-        await self.look_after()
+        try:
+            await self.look_after()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open_to_look(self, path: Path) -> None:
+        connections = [await self._patiently(lambda: guards.connect_to_look(path, 0)) for _ in "ab"]
+        self._connection, self._reader = connections
+        self._writer = self.writer_type(self._connection, self._statements, self._runtime)
+        self._writer.check = self._refuse_to_write
+        self._writer.start()
+        self._file = guards.FileGuard(path)
+        self._reading = ThreadPoolExecutor(1, "durably-reader")
+
+    def _refuse_to_write(self) -> None:
+        raise StorageUnavailableError(f"{self.path} was opened to look at it only")
 
     def _connect_writer(self) -> Connection:
         connection = self._configure(self._open_connection())
@@ -142,6 +178,8 @@ class SQLiteStore(Reading):
             connection.execute(f"pragma wal_autocheckpoint = {pages}")
             connection.execute(f"pragma journal_size_limit = {_LONG_LOG}")
             connection.execute("pragma cache_size = -8000")  # kilobytes
+            # What SQLite spills (savepoints, sorts) must not need a directory that may be read-only.
+            connection.execute("pragma temp_store = memory")
         except BaseException:
             connection.close()
             raise
@@ -216,24 +254,56 @@ class SQLiteStore(Reading):
 
     @property
     def companion(self) -> Path | None:
-        return None if self._exclusive else Path(f"{self.path}-durably")
+        return None if self._exclusive or self._read_only else Path(f"{self.path}-durably")
 
     async def look_after(self) -> None:
         if self._file is None:
             return
         self._file.check_process()
         self._file.check_file()
-        if self._checkpointer and not self._checkpointer.elected and self._checkpointer.try_elect():
-            self._open_writer().checkpoints = True
-            await self._write(lambda _: sql.one(_AUTOCHECKPOINT, {}))
+        if self._checkpointer is not None:
+            await self._elect(self._checkpointer)
+            self._mend_log()
         self.tidy()
+
+    async def _elect(self, checkpointer: guards.Checkpointer) -> None:
+        """Stand for election; and make again what somebody has removed beside the file."""
+        writer, companion = self._open_writer(), self.companion
+        if companion is not None and self.path is not None and not companion.is_dir():
+            logger.warning("the directory %s was removed; it is made again", companion)
+            guards.make_companion(companion, self.path)
+        elected = checkpointer.elect()
+        if elected is not writer.checkpoints:
+            writer.checkpoints = elected
+            pages = _CHECKPOINT_PAGES if elected else 0
+            await self._write(lambda _: sql.one(f"pragma wal_autocheckpoint = {pages}", {}))
 
     def tidy(self) -> None:
         if self._writer is not None and self._writer.checkpoints:
-            with suppress(OSError):
-                length = os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - at every ring
-                if length > _LONG_LOG:
-                    self._writer.tidy(length)
+            length = self._log_length()
+            if length > _LONG_LOG:
+                self._writer.tidy(length)
+
+    def _mend_log(self) -> None:
+        """A net: the one elected to write the log back may be stopped, or hang, for as long as it likes.
+
+        The file is written to by nothing else, so its time tells whether anybody does.
+        """
+        writer, now = self._open_writer(), self._runtime.monotonic()
+        if writer.checkpoints or self.path is None or (length := self._log_length()) <= _LONG_LOG:
+            self._written_back = 0
+            return
+        written_back = self.path.stat().st_mtime_ns
+        if written_back != self._written_back:
+            self._written_back, self._long_since = written_back, now
+        elif now - self._long_since > _UNTENDED:
+            self._long_since = now
+            writer.checkpoint(length)
+
+    def _log_length(self) -> int:
+        with suppress(OSError):
+            return os.stat(f"{self.path}-wal").st_size  # noqa: PTH116 - at every ring
+        return 0
 
     # -- driving transactions
 
@@ -248,9 +318,9 @@ class SQLiteStore(Reading):
             return float("-inf")
         return self._runtime.monotonic() if self._writer.trouble else self._writer.troubled_at
 
-    def _committed(self, wakes: bool) -> None:
+    def _committed(self, notice: Notice) -> None:
         if self.on_commit:
-            self.on_commit(wakes)
+            self.on_commit(notice)
 
     def _open_writer(self) -> Writer:
         if self._writer is None:
@@ -263,14 +333,20 @@ class SQLiteStore(Reading):
         *,
         atomic: bool = False,
         heavy: bool = False,
-        wakes: bool | None = None,
+        notice: Notice | None = None,
         patience: float | None = None,
     ) -> asyncio.Future[T]:
         return self._open_writer().run(
-            make, atomic=atomic, heavy=heavy, wakes=wakes, patience=patience
+            make, atomic=atomic, heavy=heavy, notice=notice, patience=patience
         )
 
-    async def _read(self, make: Callable[[], sql.Transaction[T]], *, for_ever: bool = False) -> T:
+    async def _read(
+        self,
+        make: Callable[[], sql.Transaction[T]],
+        *,
+        for_ever: bool = False,
+        lists: bool = False,
+    ) -> T:
         patience = None if for_ever else PATIENCE
         if self._reader is None:
             return await self._write(lambda _: make(), patience=patience)
@@ -290,7 +366,7 @@ class SQLiteStore(Reading):
     async def _on_reader(self, make: Callable[[], sql.Transaction[T]]) -> T:
         self._open_writer()
         if self._file is not None:
-            self._file.check_process()
+            self._file.check()
         if self._reading is None:
             return self._read_between(make)
         loop = asyncio.get_running_loop()
@@ -322,7 +398,7 @@ class SQLiteStore(Reading):
     async def enqueue(self, runs: Sequence[NewRun], now: int) -> list[Enqueued]:
         heavy = len(runs) > _HEAVY_BATCH
         return await self._write(
-            lambda _: sql.enqueue(runs, now), heavy=heavy, wakes=True, patience=PATIENCE
+            lambda _: sql.enqueue(runs, now), heavy=heavy, notice=Notice.DUE, patience=PATIENCE
         )
 
     async def enqueue_within(
@@ -350,13 +426,30 @@ class SQLiteStore(Reading):
         token = self._runtime.token()
         ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
 
-        def make(replay: bool) -> sql.Transaction[Claims]:
-            # In trouble: what could not be written includes the renewals of live workers. A file that
-            # was busy for a moment is no trouble; else whoever meets others often would never take over.
-            calm = self.trouble is None
-            return sql.claim(ask._replace(takeover=takeover and calm), replay=replay)
+        asked_at = self._runtime.monotonic()
 
-        return self._write(make, wakes=False)
+        def make(replay: bool) -> sql.Transaction[Claims]:
+            waited = self._runtime.monotonic() - asked_at
+            late = self._is_late(replay or waited > _MOMENT, waited, lease / 1000)
+            calm = not late and self.trouble is None
+            claims = yield from sql.claim(ask._replace(takeover=takeover and calm), replay=replay)
+            return claims._replace(late=late and waited > _MOMENT)
+
+        return self._write(make, notice=Notice.JOURNAL)
+
+    def _is_late(self, had_to_wait: bool, waited: float, lease: float) -> bool:
+        """Whether leases may look lapsed because nobody could write, or because we did not run.
+
+        Claims that have had to wait a little, one after the other for a lease, have met others that
+        write much, not one that keeps the file: live workers have renewed meanwhile.
+        """
+        now = self._runtime.monotonic()
+        if not had_to_wait:
+            self._late_since = None
+            return False
+        if self._late_since is None:
+            self._late_since = now - waited
+        return waited > lease * _LONG_WAIT or now - self._late_since <= lease
 
     def renew(
         self,
@@ -364,10 +457,13 @@ class SQLiteStore(Reading):
         now: int,
         loop: asyncio.AbstractEventLoop,
         renewed: Callable[[list[str]], None],
+        failed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         def done(lost: list[str] | None, error: BaseException | None) -> None:
             if lost is not None:
                 renewed(lost)
+            elif isinstance(error, Exception) and not isinstance(error, ClosedError):
+                failed(error)
 
         self._open_writer().submit_from_thread(
             Operation(lambda _: sql.renew(leases, now), done, loop)
@@ -376,24 +472,26 @@ class SQLiteStore(Reading):
     async def holds(self, lease: Lease, now: int) -> bool:
         return not await self._write(lambda _: sql.renew([lease], now))
 
-    def record(self, lease: Lease, entry: Entry) -> asyncio.Future[int]:
+    def record(self, lease: Lease, entry: Entry, *, again: bool = False) -> asyncio.Future[int]:
         return self._write(
-            lambda replay: sql.record(lease, entry, replay=replay), atomic=True, wakes=False
+            lambda replay: sql.record(lease, entry, replay=replay or again),
+            atomic=not again,
+            notice=Notice.JOURNAL,
         )
 
     async def transact(
-        self, lease: Lease, entry: Entry, call: Callable[[Any], Any]
+        self, lease: Lease, entry: Entry, call: Callable[[Any], Any], *, again: bool = False
     ) -> tuple[int, Any]:
         now = self._runtime.now
         return await self._write(
-            lambda replay: sql.transact(lease, entry, lend(call), now, replay=replay),
+            lambda replay: sql.transact(lease, entry, lend(call), now, replay=replay or again),
             heavy=True,
-            wakes=False,
+            notice=Notice.JOURNAL,
         )
 
     async def save_progress(self, lease: Lease, progress: str, now: int) -> None:
         await self._write(
-            lambda _: sql.save_progress(lease, progress, now), atomic=True, wakes=False
+            lambda _: sql.save_progress(lease, progress, now), atomic=True, notice=Notice.JOURNAL
         )
 
     async def settle(
@@ -401,40 +499,45 @@ class SQLiteStore(Reading):
     ) -> tuple[RunRow, int]:
         return await self._write(
             lambda replay: sql.settle(lease, transition, settlement, replay=replay),
-            wakes=settlement.wakes,
+            notice=Notice.DUE if settlement.wakes else Notice.JOURNAL,
         )
 
     async def move(self, run_id: str, transition: Transition, now: int) -> tuple[RunRow, int]:
         tries: list[int] = []
         return await self._write(
             lambda _: sql.move(run_id, transition, now, tries),
-            wakes=True,
+            notice=Notice.CANCEL if transition is CANCEL else Notice.DUE,
             patience=PATIENCE,
         )
 
     async def expire(self, owner: str, jobs: Sequence[str], now: int) -> list[str]:
-        return await self._write(lambda _: sql.expire(owner, jobs, now), wakes=True)
+        return await self._write(lambda _: sql.expire(owner, jobs, now), notice=Notice.DUE)
 
     async def hurry(self, jobs: Sequence[str], now: int, lease: int) -> None:
-        if await self._read(lambda: sql.any_put_off(jobs, now)):
-            await self._write(lambda _: sql.hurry(jobs, now, lease), wakes=True)
+        if await self._read(lambda: sql.any_put_off(jobs, now, lease)):
+            await self._write(lambda _: sql.hurry(jobs, now, lease), notice=Notice.DUE)
+
+    async def let_go(self, lease: Lease, now: int) -> RunRow | None:
+        return await self._write(lambda _: sql.let_go(lease, now), notice=Notice.DUE)
 
     async def delete(self, run_id: str, now: int) -> RunRow | None:
         return await self._write(
             lambda replay: sql.delete(run_id, now, replay=replay),
             heavy=True,
-            wakes=False,
+            notice=Notice.JOURNAL,
             patience=PATIENCE,
         )
 
-    async def purge(self, before: int, now: int, limit: int = 500) -> list[RunRow]:
+    async def purge(self, before: int, now: int, limit: int = _PURGE_BATCH) -> list[RunRow]:
         return await self._write(
-            lambda _: sql.purge(before, now, limit), heavy=True, wakes=False, patience=PATIENCE
+            lambda _: sql.purge(before, now, min(limit, _PURGE_BATCH)),
+            heavy=True,
+            notice=Notice.JOURNAL,
+            patience=PATIENCE,
         )
 
     async def tail(self, cursor: Cursor, limit: int = 1000) -> tuple[list[JournalRow], Cursor]:
-        lines = await self._read(lambda: sql.tail(cursor.position, limit))
-        return lines, Cursor(lines[-1].position) if lines else cursor
+        return await self._read(lambda: sql.tail(cursor, limit))
 
     async def end_of_tail(self) -> Cursor:
         return Cursor(int((await self._read(lambda: sql.one("end_of_tail", {})))[0][0]))

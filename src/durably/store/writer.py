@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -22,8 +23,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from ..aside import Aside
 from ..errors import ClosedError, CorruptDatabaseError, StorageError, StorageUnavailableError
+from ..logs import logger
 from ..runtime import Runtime
+from .base import Notice
 from .sql import Transaction
 
 T = TypeVar("T")
@@ -77,8 +81,8 @@ class Operation(Generic[T]):
         "heavy",
         "loop",
         "make",
+        "notice",
         "tries",
-        "wakes",
     )
 
     def __init__(
@@ -96,8 +100,8 @@ class Operation(Generic[T]):
         """True for a transaction of one statement: it needs no savepoint."""
         self.heavy = False
         """True for one that would keep the event loop from other work."""
-        self.wakes: bool | None = None
-        """Whether others want to know of the commit; True when a run may have become due."""
+        self.notice: Notice | None = None
+        """What others want to know of the commit, if anything."""
         self.deadline: float | None = None
 
 
@@ -131,6 +135,8 @@ class Writer:
         self._inline = not runtime.threads
         self._written = self._data_version = 0
         self._trouble_at: float | None = None
+        self._is_busy = True
+        self._log = Aside(logger, threads=runtime.threads)
         self._tidied_at, self._length = float("-inf"), 0
         self.checkpoints = False
         """True when this writer is the one that writes the log back into the file."""
@@ -138,7 +144,7 @@ class Writer:
         """Why the last attempt to write failed, while it is being tried again."""
         self.troubled_at = float("-inf")
         """When the last trouble ended."""
-        self.on_commit: Callable[[bool], None] | None = None
+        self.on_commit: Callable[[Notice], None] | None = None
         self.check: Callable[[], None] | None = None
         """Called before a batch; raises when the database must not be written any more."""
 
@@ -172,7 +178,7 @@ class Writer:
         *,
         atomic: bool = False,
         heavy: bool = False,
-        wakes: bool | None = None,
+        notice: Notice | None = None,
         patience: float | None = None,
     ) -> asyncio.Future[T]:
         """Run a transaction; the future resolves once it is committed.
@@ -183,7 +189,7 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         operation = Operation(make, partial(_resolve, future), loop)
-        operation.atomic, operation.heavy, operation.wakes = atomic, heavy, wakes
+        operation.atomic, operation.heavy, operation.notice = atomic, heavy, notice
         if patience is not None:
             operation.deadline = self._runtime.monotonic() + patience
         self.submit(operation)
@@ -288,7 +294,7 @@ class Writer:
                 batch = batch + more
             if batch:
                 self._persist(batch)
-            if self.checkpoints and self._written >= _CHECKPOINT_EVERY:
+            if self._length or (self.checkpoints and self._written >= _CHECKPOINT_EVERY):
                 self._checkpoint()
         self._stopping.set()
         while not self._queue.empty():
@@ -314,7 +320,9 @@ class Writer:
             delay *= 2
 
     def _delay(self, delay: float) -> float:
-        return self._runtime.jitter(min(delay, _TROUBLE_DELAY if self.trouble else _BUSY_DELAY))
+        # However long somebody keeps the file: the renewals here must not come after others' claims.
+        longest = _BUSY_DELAY if self._is_busy else _TROUBLE_DELAY
+        return self._runtime.jitter(min(delay, longest))
 
     def _deliver(self, results: list[Result], *, regroup: bool = False) -> None:
         """Tell the callers, with one wake-up for each event loop."""
@@ -325,7 +333,7 @@ class Writer:
         for loop, own in by_loop.items():
             counted = sum(not result.operation.from_thread for result in own)
             tell = partial(self._tell, own, regroup=regroup, from_thread=counted)
-            with contextlib.suppress(RuntimeError):  # that loop is closed; nobody waits any more
+            with contextlib.suppress(RuntimeError):  # that loop is closed, and with it its waiters
                 loop.call_soon_threadsafe(tell)
         if regroup and by_loop:
             self._regrouped.wait(_SLOW_COMMIT)
@@ -333,9 +341,14 @@ class Writer:
     def tidy(self, length: int) -> None:
         """The log is long, and that by other processes' writes: write it back soon, too."""
         now = self._runtime.monotonic()
-        if self.checkpoints and self._thread and now - self._tidied_at >= _TIDY_EVERY:
-            self._tidied_at, self._length = now, length
-            self._written += _CHECKPOINT_EVERY
+        if self.checkpoints and now - self._tidied_at >= _TIDY_EVERY:
+            self._tidied_at = now
+            self.checkpoint(length)
+
+    def checkpoint(self, length: int) -> None:
+        """Write a log of this many bytes back soon, whoever's part that is."""
+        if self._thread is not None:
+            self._length = length
             self._queue.put([])
 
     def _checkpoint(self) -> None:
@@ -366,16 +379,17 @@ class Writer:
             return [Result(operation, None, error) for operation in batch]
         if self.trouble:
             self.troubled_at = self._runtime.monotonic()
+            self._log(logging.INFO, "the database can be written again")
         self.trouble = self._trouble_at = None
         self._written += len(batch)
         if self.on_commit:
-            wakes = [
-                result.operation.wakes
+            notice = [
+                result.operation.notice
                 for result in results
-                if result.error is None and result.operation.wakes is not None
+                if result.error is None and result.operation.notice is not None
             ]
-            if wakes:
-                self.on_commit(any(wakes))
+            if notice:
+                self.on_commit(max(notice))
         return results
 
     def _measure(self, took: float, size: int) -> None:
@@ -395,7 +409,12 @@ class Writer:
     def _note_trouble(self, error: sqlite3.Error) -> None:
         now = self._runtime.monotonic()
         self._trouble_at = now if self._trouble_at is None else self._trouble_at
-        if _code(error) not in _BUSY or now - self._trouble_at > _TROUBLE_AFTER:
+        self._is_busy = _code(error) in _BUSY
+        if not self._is_busy or now - self._trouble_at > _TROUBLE_AFTER:
+            if self.trouble is None:
+                self._log(
+                    logging.WARNING, "the database cannot be written: %s; trying again", error
+                )
             self.trouble = str(error)
 
     def _commit(self, batch: list[Operation[Any]]) -> list[Result]:
@@ -497,4 +516,4 @@ def _resolve(future: asyncio.Future[T], value: T | None, error: BaseException | 
     if error is not None:
         future.set_exception(error)
     else:
-        future.set_result(value)  # type: ignore[arg-type]
+        future.set_result(value)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -7,19 +7,17 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from tests import forked
 from tests.http.streams.app import Settings
 from tests.http.streams.reader import PATIENCE, Reader, connect
 from tests.ports import free_port
 
-ROOT = Path(__file__).resolve().parents[3]
 BASE = "/api/durably"
 BAD = re.compile(r"Traceback|\bERROR\b|never retrieved|never awaited|was destroyed|Warning")
 
@@ -28,16 +26,11 @@ class Process:
     """A program in a process of its own; what it says is kept in a file."""
 
     def __init__(self, command: Sequence[str], settings: Settings, name: str) -> None:
-        self._command = [sys.executable, *command]
-        self._environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "PYTHONUNBUFFERED": "1",
-            "STREAMS": json.dumps(settings._asdict()),
-        }
+        self._command = command
+        self._environment = {**os.environ, "STREAMS": json.dumps(settings._asdict())}
         self.folder = Path(settings.folder)
         self.log = self.folder / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forked.Forked | None = None
 
     @property
     def pid(self) -> int:
@@ -47,14 +40,10 @@ class Process:
     def run(self, *more: str) -> None:
         """Begin."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._command, *more],
-                cwd=self.folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+            self._process = forked.start(
+                *self._command, *more, cwd=self.folder, env=self._environment,
+                stdout=log.fileno(), stderr=log.fileno(),
+            )  # fmt: skip
 
     async def say(self, pattern: str, *, after: int = 0) -> re.Match[str]:
         """Wait for a line of its log; ``after`` so many characters of it."""
@@ -91,7 +80,7 @@ class Worker(Process):
     """A process that works and serves nobody."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        super().__init__(["-m", "tests.http.streams.app"], settings, name)
+        super().__init__(["tests.http.streams.app"], settings, name)
 
     async def start(self) -> None:
         """Begin, until it works."""
@@ -111,7 +100,7 @@ class Server(Process):
         app: str = "",
         program: str = "uvicorn",
     ) -> None:
-        super().__init__(["-m", program, app or "tests.http.streams.app:api"], settings, name)
+        super().__init__([program, app or "tests.http.streams.app:api"], settings, name)
         self._program = program
         self.port = 0
 

@@ -110,17 +110,21 @@ async def test_a_web_server_that_is_killed_and_started_again_loses_nothing(
 async def test_a_worker_that_is_killed_is_followed_by_another(serve: Start, work: Start) -> None:
     web = await serve(worker=False)
     first = await work()
-    runs = [await web.trigger(["steps", STEPS, 10, 0.03]) for _ in range(5)]
+    gate = Gate(web.folder)  # none of them ends before the worker is killed
+    script = [["steps", STEPS, 10, 0.03], gate.wait, ["step", "last"]]
+    runs = [await web.trigger(*script) for _ in range(5)]
     watching = [asyncio.create_task(follow_through(web, run_id)) for run_id in runs]
     readers = [await web.subscribe(run_id) for run_id in runs]
-    await readers[-1].until(lambda block: block.type == "step:complete")
+    for reader in readers:
+        await reader.until(lambda block: block.type == "step:complete")
     first.kill()
+    gate.open()
     await work()
     for told in await asyncio.gather(*watching):
-        assert numbers(told) == list(range(1, STEPS + 5))
+        assert numbers(told) == list(range(1, STEPS + 6))
         types = [block.type for block in told]
         assert types.count("run:start") == 2
-        assert types.count("step:complete") == STEPS
+        assert types.count("step:complete") == STEPS + 1
 
 
 async def test_progress_and_live_events_of_another_process_reach_a_page(

@@ -67,6 +67,10 @@ _NEXT_CURSOR = {
     "description": "Where the next page begins; absent on the last one.",
     "schema": {"type": "string"},
 }
+_PARTIAL = {
+    "description": "`partial` where the page has fewer runs than its limit, because they are large.",
+    "schema": {"type": "string"},
+}
 _RETRY_AFTER = {"description": "Seconds after which to ask again.", "schema": {"type": "integer"}}
 _SECURITY: Schema = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -124,8 +128,10 @@ def _answer(route: Route) -> Schema:
     else:
         schema = _ANSWERS[route.answer]
     told: Schema = {"description": route.summary, "content": {media: {"schema": schema}}}
-    if route.answer == "runs":
+    if route.answer in ("runs", "steps", "logs"):
         told["headers"] = {"Durably-Next-Cursor": _NEXT_CURSOR}
+    if route.answer == "runs":
+        told["headers"]["Durably-Page"] = _PARTIAL
     if route.answer in ("triggered", "retriggered"):
         told["links"] = {
             other.operation: {
@@ -187,6 +193,8 @@ def _parameter(parameter: Parameter) -> Schema:
         schema = {"type": "integer", "minimum": parameter.least, "maximum": parameter.most}
     if parameter.words:
         schema = {"enum": [*parameter.words]}
+    if parameter.pattern:
+        schema = {"type": "string", "pattern": f"^{parameter.pattern}$"}
     if parameter.default is not None:
         schema["default"] = parameter.default
     if parameter.repeats:
@@ -220,6 +228,11 @@ def _headers(route: Route) -> list[Schema]:
 
 _NOTHING = {"type": "null"}
 """The input of a job that takes none."""
+_COALESCING: Sequence[Schema] = [
+    {"properties": {"coalesce": {"type": "null"}}},
+    {"properties": {"concurrencyKey": {"type": "string"}}, "required": ["concurrencyKey"]},
+]
+"""Only what has a concurrency key can be coalesced."""
 
 
 def _triggers(jobs: Sequence[JobInfo], any_job: Schema) -> dict[str, Schema]:
@@ -234,7 +247,8 @@ def _triggers(jobs: Sequence[JobInfo], any_job: Schema) -> dict[str, Schema]:
             input = {"anyOf": [_NOTHING, {"type": "object", "maxProperties": 0}]}
         properties = {**any_job["properties"], JOB_NAME: {"const": job.name}, "input": input}
         required = [JOB_NAME, "input"] if _must_be_given(job.input_schema) else [JOB_NAME]
-        found |= {name: {**any_job, "properties": properties, "required": required}, **definitions}
+        body = {**any_job, "properties": properties, "required": required, "anyOf": _COALESCING}
+        found |= {name: body, **definitions}
     union = {
         "oneOf": [{"$ref": reference} for reference in mapping.values()],
         "discriminator": {"propertyName": JOB_NAME, "mapping": mapping},
@@ -253,6 +267,8 @@ def _component(job: str, taken: Mapping[str, Schema]) -> str:
 
 def _must_be_given(input: Schema) -> bool:
     """Whether ``{}``, which stands for a missing input, does not do."""
+    if "default" in input:
+        return False
     if input.get("type") == "object":
         return bool(input.get("required"))
     return input not in ({}, _NOTHING)

@@ -87,8 +87,13 @@ class _Failure(TypedDict):
 
 
 class Run(PublishedRun, _Failure):
-    payload: Annotated[Any, Field(description="The same as input.")]
+    payload: NotRequired[
+        Annotated[Any, Field(description="The same as input, unless that is large.")]
+    ]
     updated_at: datetime
+    stopping: NotRequired[
+        Annotated[bool, Field(description="True while a worker still stops a run that is over.")]
+    ]
     attempt: Annotated[int, Field(description="How often a worker has taken it up.")]
 
 
@@ -158,11 +163,20 @@ class TriggerRequest(TypedDict):
         ]
     ]
     labels: NotRequired[Labels | None]
+    coalesce: NotRequired[
+        Annotated[
+            Literal["skip"] | None,
+            Field(
+                description="A run of this job that waits with the same concurrency key, and has not "
+                "begun, is answered instead of a new one."
+            ),
+        ]
+    ]
 
 
 class Triggered(TypedDict):
     run_id: str
-    disposition: Literal["created", "idempotent"]
+    disposition: Literal["created", "idempotent", "coalesced"]
 
 
 class _Event(TypedDict):
@@ -216,7 +230,9 @@ class _StepCompleted(_Stepped, _Ended):
 
 class _Started(_Event):
     input: Any
-    payload: Annotated[Any, Field(description="The same as input.")]
+    payload: NotRequired[
+        Annotated[Any, Field(description="The same as input, unless that is large.")]
+    ]
     attempt: int
 
 
@@ -226,8 +242,21 @@ class _Leased(_Event):
     lease_expires_at: datetime
 
 
+class _Triggered(_Event):
+    input: Any
+
+
+class _CoalescedInList(_Event):
+    skipped_labels: Labels
+
+
+class _Coalesced(_CoalescedInList):
+    skipped_input: Any
+
+
 _EVENTS: Mapping[str, type[Any]] = {
-    "run:trigger": _Event,
+    "run:trigger": _Triggered,
+    "run:coalesced": _Coalesced,
     "run:start": _Started,
     "run:leased": _Leased,
     "run:progress": _Progressed,
@@ -241,13 +270,16 @@ _EVENTS: Mapping[str, type[Any]] = {
     "step:start": _Stepped,
     "step:complete": _StepCompleted,
     "step:fail": _StepFailed,
+    "step:cancel": _Stepped,
     "log:write": _Logged,
 }
 _REDUCED: Mapping[str, type[Any]] = {
+    "run:coalesced": _CoalescedInList,
     "run:progress": _Progressed,
     "step:start": _Stepped,
     "step:complete": _Stepped,
     "step:fail": _Stepped,
+    "step:cancel": _Stepped,
     "log:write": _Logged,
 }
 
@@ -276,7 +308,7 @@ def schemas(vocabulary: Vocabulary) -> dict[str, Schema]:
         found["TriggerRequest"]["additionalProperties"] = False
     said = [*dict.fromkeys(vocabulary.events.get(type, type) for type in EVENT_TYPES)]
     reduced = _build(_REDUCED)
-    listed = {type: reduced.get(type, built["run:trigger"]) for type in said}
+    listed = {type: reduced.get(type, built["run:wait"]) for type in said}
     listed[vocabulary.resync] = {"type": "object", "properties": {}, "required": []}
     return {
         **found,

@@ -24,6 +24,10 @@ Ts = TypeVarTuple("Ts")
 
 _OPEN_ONE = "the connection is in no transaction, so that there is none for the run to be in: open one first"
 _CLOSED = "the connection is closed"
+_TWO_PHASE = (
+    "the connection is in a two-phase transaction, which PostgreSQL cannot prepare once workers are notified "
+    "in it; trigger in an ordinary transaction, or after the commit"
+)
 _PARAMETER = re.compile(r"%|\$(\d+)")
 
 
@@ -70,6 +74,8 @@ class PsycopgAdapter(Adapter):
         status = self._connection.info.transaction_status.name
         if status == "INERROR":
             raise ConfigurationError("the connection's transaction has failed; roll it back first")
+        if getattr(self._connection, "_tpc", None) is not None:
+            raise ConfigurationError(_TWO_PHASE)
         if status == "IDLE" and self._connection.autocommit:
             raise ConfigurationError(f"{_OPEN_ONE}, with 'with connection.transaction()'")
 
@@ -159,6 +165,11 @@ _BEGIN = "select 1"  # SQLAlchemy begins with the first statement
 def _check_sqlalchemy(connection: Any) -> None:
     if connection.closed:
         raise ConfigurationError(_CLOSED)
+    if (
+        type(getattr(connection, "sync_connection", connection).get_transaction()).__name__
+        == "TwoPhaseTransaction"
+    ):
+        raise ConfigurationError(_TWO_PHASE)
     if connection.dialect.name != "postgresql":
         raise ConfigurationError(
             f"the connection leads to a database of another kind ({connection.dialect.name})"

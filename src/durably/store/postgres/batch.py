@@ -1,5 +1,9 @@
 """Group commit: what waits is written in one transaction with few round trips, one flush at a time.
 
+A flush is bounded in number and in bytes. What is larger than that is written alone, and between two such
+flushes the small ones have theirs. One that could not be done is tried again by halves, and a single write
+with more time, so that nothing is repeated for ever that the line or the server is too slow for.
+
 Writes of one kind are one statement, whatever their number; a statement alone needs no transaction
 around it. If a statement is refused, the flush begins anew and takes the writes one by one, each under
 a savepoint, so that only the one at fault fails. A flush whose outcome is unknown is repeated: first
@@ -10,25 +14,45 @@ looked up, and the rest is written.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
-from ...errors import ClosedError, LeaseLost, StorageUnavailableError
+from ...errors import ClosedError, Interrupt, LeaseLost, StorageUnavailableError
+from ...logs import logger
 from ...models import RunRow
 from ...runtime import Runtime
 from ...state import FINAL, Status
 from .. import sql
 from ..base import Claims, Enqueued, Entry
+from . import link, positions
+from .driver import ServerError
 from .link import Link, Session
-from .trouble import Backoff, Trouble, is_passing
-from .writes import Claim, Enqueue, Record, SaveProgress, Settle, Write, columns, new_runs
+from .trouble import (
+    Backoff,
+    LostConnectionError,
+    Trouble,
+    is_conflict,
+    is_passing,
+    translated,
+)
+from .writes import (
+    MAX_BYTES,
+    Claim,
+    Enqueue,
+    Record,
+    SaveProgress,
+    Settle,
+    Write,
+    columns,
+    new_runs,
+    portions,
+)
 
 T = TypeVar("T")
 
-logger = logging.getLogger("durably")
 
 MAX_BATCH = 500  # writes in one flush
+_MAX_DOUBLINGS = 4  # of the time that a single write may take
 _LAST_PATIENCE = 10.0  # seconds that a close waits for what is under way
 
 
@@ -43,14 +67,17 @@ class Result(NamedTuple):
 class Flusher:
     """Writes what waits."""
 
-    def __init__(self, link: Link, runtime: Runtime, trouble: Trouble) -> None:
+    def __init__(self, link: Link, runtime: Runtime, trouble: Trouble, table: str) -> None:
         self._link = link
+        self._table = table  # the journal's full name
         self._runtime = runtime
         self._trouble = trouble
         self._waiting: list[Write[Any]] = []
         self._writing: list[Write[Any]] = []
         self._news = asyncio.Event()
         self._closing = False
+        self._most = MAX_BATCH
+        self._last_was_large = False
         self._task = asyncio.create_task(self._work(), name="durably-flusher")
         self.on_commit: Callable[[bool], None] | None = None
 
@@ -74,9 +101,11 @@ class Flusher:
         """Write what waits; in trouble it is given up."""
         self._closing = True
         self._news.set()
-        if self._trouble.why is None:
-            await asyncio.wait([self._task], timeout=_LAST_PATIENCE)
-        self._task.cancel()
+        try:
+            if self._trouble.why is None:
+                await asyncio.wait([self._task], timeout=_LAST_PATIENCE)
+        finally:
+            self._task.cancel()
         await asyncio.wait([self._task])
         why = f"; it could not be written: {self._trouble.why}" if self._trouble.why else ""
         error = ClosedError(f"the database was closed{why}")
@@ -87,21 +116,35 @@ class Flusher:
             await self._news.wait()
             self._news.clear()
             while self._waiting:
-                self._writing, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                self._writing, self._waiting = self._choose()
                 await self._persist()
+                self._most = min(MAX_BATCH, 2 * self._most)
+
+    def _choose(self) -> tuple[list[Write[Any]], list[Write[Any]]]:
+        """What is written next, and what waits on."""
+        batch, rest = choose(self._waiting, self._most, large=not self._last_was_large)
+        if not batch:
+            batch, rest = choose(self._waiting, self._most, large=True)
+        self._last_was_large = batch[0].size > MAX_BYTES
+        return batch, rest
 
     async def _persist(self) -> None:
         """Commit a batch, however long the storage needs, and tell its callers."""
-        backoff = Backoff(self._runtime)
+        backoff, doublings = Backoff(self._runtime), 0
         while self._writing:
             try:
-                results = await self._flush(self._writing)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the callers hear of it
+                results = await self._flush(self._writing, doublings)
+            except (Exception, Interrupt) as failed:  # noqa: BLE001 - the callers hear of it
+                error = await self._examine(failed)
                 if not is_passing(error):
                     results = [Result(write, None, error) for write in self._writing]
                 else:
                     self._trouble.note(error)
                     self._give_up_late(error)
+                    if _may_be_too_much(error):
+                        self._halve()
+                        single = len(self._writing) == 1
+                        doublings = min(doublings + single, _MAX_DOUBLINGS)
                     await backoff.pause(error)
                     continue
             else:
@@ -110,10 +153,23 @@ class Flusher:
             self._writing = []
             _tell(results)
 
+    async def _examine(self, error: Exception | Interrupt) -> Exception | Interrupt:
+        if isinstance(error, Interrupt):
+            return error
+        return await positions.after(self._link, error, self._table)
+
+    def _halve(self) -> None:
+        """Less at once, from now on."""
+        self._most = max(1, len(self._writing) // 2)
+        self._waiting = self._writing[self._most :] + self._waiting
+        self._writing = self._writing[: self._most]
+
     def _give_up_late(self, error: BaseException) -> None:
         now = self._runtime.monotonic()
-        late = [w for w in self._writing if w.deadline is not None and now >= w.deadline]
+        every = self._writing + self._waiting
+        late = {w for w in every if w.deadline is not None and now >= w.deadline}
         self._writing = [w for w in self._writing if w not in late]
+        self._waiting = [w for w in self._waiting if w not in late]
         for write in self._writing:
             write.tries += 1
         told = StorageUnavailableError(f"the database cannot be written: {error}")
@@ -129,12 +185,14 @@ class Flusher:
 
     # -- one flush
 
-    async def _flush(self, batch: list[Write[Any]]) -> list[Result]:
+    async def _flush(self, batch: list[Write[Any]], doublings: int) -> list[Result]:
         async with self._link.session() as session:
+            if doublings:
+                session.limit = link.COMMAND_TIMEOUT * 2**doublings
             try:
                 return await self._together(session, batch)
             except Exception as error:
-                if is_passing(error):
+                if is_passing(error) or positions.is_taken(error):
                     raise
             return await self._one_by_one(session, batch)
 
@@ -144,6 +202,7 @@ class Flusher:
         if not (again or several or any(write.needs_transaction for write in batch)):
             return await _by_kind(session, batch)  # one statement
         async with session.transaction():
+            await _lock_keys(session, batch)
             if again or several:
                 await _lock(session, batch)
             results = await _already_done(session, batch) if again else []
@@ -152,6 +211,7 @@ class Flusher:
 
     async def _one_by_one(self, session: Session, batch: list[Write[Any]]) -> list[Result]:
         async with session.transaction():
+            await _lock_keys(session, batch)
             await _lock(session, batch)
             return [await self._alone(session, write) for write in batch]
 
@@ -162,9 +222,39 @@ class Flusher:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            if is_passing(error):
+            if is_passing(error) or positions.is_taken(error):
                 raise
             return Result(write, None, error)
+
+
+def choose(
+    waiting: list[Write[Any]], most: int, *, large: bool
+) -> tuple[list[Write[Any]], list[Write[Any]]]:
+    """The first writes that fit into one flush, and the rest; the writes of a run keep their order.
+
+    One that is ``large`` goes alone, or not at all.
+    """
+    batch: list[Write[Any]] = []
+    rest: list[Write[Any]] = []
+    size, passed = 0, set[str | None]()
+    for n, write in enumerate(waiting):
+        if len(batch) >= most or size > MAX_BYTES:
+            return batch, rest + waiting[n:]
+        fits = size + write.size <= MAX_BYTES or (large and not batch)
+        if fits and write.run_id not in passed:
+            batch.append(write)
+            size += write.size
+        else:
+            rest.append(write)
+            if write.run_id is not None:
+                passed.add(write.run_id)
+    return batch, rest
+
+
+def _may_be_too_much(error: BaseException) -> bool:
+    """Whether less at once may succeed: it took too long, or broke the connection."""
+    kinds = (TimeoutError, LostConnectionError, ServerError)
+    return isinstance(error, kinds) and not is_conflict(error)
 
 
 async def _by_kind(session: Session, batch: list[Write[Any]]) -> list[Result]:
@@ -176,6 +266,12 @@ async def _by_kind(session: Session, batch: list[Write[Any]]) -> list[Result]:
         together: _Together = _KINDS.get(kind, _settle)
         results += await together(session, writes)
     return results
+
+
+async def _lock_keys(session: Session, batch: list[Write[Any]]) -> None:
+    names = sql.keys_to_lock(run for w in batch if isinstance(w, Enqueue) for run in w.runs)
+    if names:
+        await session.fetch("lock_keys", {"names": names})
 
 
 async def _lock(session: Session, batch: list[Write[Any]]) -> None:
@@ -206,9 +302,11 @@ async def _already_done(session: Session, batch: list[Write[Any]]) -> list[Resul
 
 
 async def _enqueue(session: Session, writes: list[Enqueue | Claim]) -> list[Result]:
-    enqueues = [write for write in writes if isinstance(write, Enqueue)]
+    enqueues = [w for w in writes if isinstance(w, Enqueue) and not w.coalesces]
+    coalescing = [w for w in writes if isinstance(w, Enqueue) and w.coalesces]
     claims = [write for write in writes if isinstance(write, Claim)]
-    joined = next((claim for claim in claims if enqueues and not claim.tries), None)
+    small = sum(write.size for write in enqueues) <= MAX_BYTES
+    joined = next((claim for claim in claims if enqueues and small and not claim.tries), None)
     new = await _store_new(session, enqueues, joined) if enqueues else {}
     taken = {run_id for run_id, row in new.items() if row.status == Status.RUNNING}
     results: list[Result] = []
@@ -222,6 +320,8 @@ async def _enqueue(session: Session, writes: list[Enqueue | Claim]) -> list[Resu
             else:
                 found.append(await session.run(sql.enqueue_one(run, write.now)))
         results.append(Result(write, found, None))
+    for write in coalescing:  # run by run: each may wait already, also for one before it
+        results.append(Result(write, await session.run(write.alone()), None))  # noqa: PERF401
     for claim in claims:
         if claim is joined:
             results.append(Result(claim, claim.of(new), None))
@@ -236,9 +336,12 @@ async def _store_new(
 ) -> dict[str, RunRow]:
     """Store runs, as taken those that a claim may take; the new ones, as they are now."""
     runs = [run for write in writes for run in write.runs]
-    params = new_runs(runs, writes[-1].now, claim)
-    rows = await session.fetch("enqueue_all", params)
-    return {row[0]: RunRow._make(row) for row in rows}
+    new: dict[str, RunRow] = {}
+    for portion in portions(runs):
+        params = new_runs(portion, writes[-1].now, claim)
+        rows = await session.fetch("enqueue_all", params)
+        new |= {row[0]: RunRow._make(row) for row in rows}
+    return new
 
 
 def _as_stored(row: RunRow) -> RunRow:
@@ -283,22 +386,26 @@ async def _save_progress(session: Session, writes: list[SaveProgress]) -> list[R
 
 
 async def _settle(session: Session, writes: list[Settle]) -> list[Result]:
-    names = ("run_id", "token", "delay", "output", "error", "progress")
+    names = ("run_id", "token", "delay", "body_runs", "output", "error", "progress")
     given = [_settlement(write) for write in writes]
     params = {**columns(names, given), "now": writes[-1].settlement.now}
     rows = await session.fetch(f"{writes[0].kind}_all", params)
     moved = {row[0]: (RunRow._make(row[2:]), row[1]) for row in rows}
+    done = [write for n, write in enumerate(writes, 1) if n in moved]
+    forgetting = [w.lease.run_id for w in done if w.settlement.forget_steps]
+    if forgetting:
+        await session.fetch("forget_steps_all", {"run_id": forgetting})
     if writes[0].transition.frees_key:
         for row, _ in moved.values():
-            await session.run(sql.hand_on_key(row))
+            await session.run(sql.hand_on_key(row, writes[-1].settlement.now))
     return [_or_lost(write, moved.get(n)) for n, write in enumerate(writes, 1)]
 
 
-def _settlement(write: Settle) -> tuple[str | int | None, ...]:
+def _settlement(write: Settle) -> tuple[str | int | bool | None, ...]:
     (run_id, token, *_), new = write.lease, write.settlement
     final = write.transition.target in FINAL or new.due_at is None
     delay = None if final else (new.due_at or 0) - new.now
-    return run_id, token, delay, new.output, new.error, new.progress
+    return run_id, token, delay, new.body_runs, new.output, new.error, new.progress
 
 
 _Together = Callable[[Session, Any], Awaitable[list[Result]]]
@@ -320,6 +427,7 @@ def _tell(results: list[Result]) -> None:
         if write.future.done():  # its caller was cancelled meanwhile
             continue
         if error is not None:
-            write.future.set_exception(error)
+            found = translated(error) if isinstance(error, Exception) else error
+            write.future.set_exception(found)
         else:
             write.future.set_result(value)

@@ -14,6 +14,7 @@ from .. import sql
 from ..base import SUSPECT, Claimed, Claims
 from .driver import UNIQUE_VIOLATION, ServerError, state_of
 from .link import Session
+from .positions import is_taken
 
 _ROUNDS = 16  # how often a claim looks for more
 _LOOK = 500  # how many due runs are parked at once when keys are busy
@@ -76,7 +77,7 @@ async def _take(session: Session, ask: sql.ClaimRequest, due: sql.Due) -> Claime
             async with session.transaction():
                 return await session.run(sql.take(ask, due))
         except ServerError as error:
-            if state_of(error) != UNIQUE_VIOLATION:
+            if state_of(error) != UNIQUE_VIOLATION or is_taken(error):
                 raise
             # Another worker just took a run with this key: behind it, then.
     return None

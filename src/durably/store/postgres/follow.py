@@ -37,14 +37,15 @@ def end_of_tail() -> sql.Transaction[Cursor]:
 def tail(cursor: Cursor, limit: int) -> sql.Transaction[Look]:
     """Lines after a cursor, and the cursor after them."""
     first, last = [gap.first for gap in cursor.missing], [gap.last for gap in cursor.missing]
-    params = {"position": cursor.position, "limit": limit, "first": first, "last": last}
-    lines = [JournalRow._make(row) for row in (yield "tail", params)]
-    position, gaps = gaps_after(cursor, [line.position for line in lines])
+    params = {"position": cursor.position, "limit": limit + 1, "first": first, "last": last}
+    rows = yield "tail", params
+    lines, after = yield from sql.advance(cursor, [JournalRow._make(row) for row in rows])
+    _, gaps = gaps_after(cursor, [line.position for line in lines])
     # Who writes now is asked after the look: whoever is not among them had ended before the next one.
     writers = (yield from _writers()) if gaps else _NOBODY
     still = (gap._replace(writers=gap.writers & writers) for gap in gaps if gap.writers)
     new = (Missing(gap.first, gap.last, writers) for gap in gaps if gap.first > cursor.position)
-    return Look(lines, Cursor(position, (*still, *new)))
+    return Look(lines, after._replace(missing=(*still, *new)))
 
 
 def _writers() -> sql.Transaction[frozenset[str]]:

@@ -15,7 +15,7 @@ from .. import sql
 from ..base import Enqueued, NewRun
 from .adapters import Adapter, adapt
 from .statements import Statements
-from .writes import new_runs
+from .writes import new_runs, portions
 
 T = TypeVar("T")
 
@@ -55,8 +55,15 @@ def enqueue(
     runs: Sequence[NewRun], now: int, channel: str, said: str
 ) -> sql.Transaction[list[Enqueued]]:
     """Store new runs, and say so to all workers if it is committed."""
-    rows = yield "enqueue_all", new_runs(runs, now)
-    new = {row[0]: Enqueued(RunRow._make(row), True) for row in rows}
+    if names := sql.keys_to_lock(runs):
+        yield "lock_keys", {"names": names}
+        found = yield from sql.enqueue(runs, now)
+        yield "notify", {"channel": channel, "said": said}
+        return found
+    new: dict[str, Enqueued] = {}
+    for portion in portions(runs):
+        rows = yield "enqueue_all", new_runs(portion, now)
+        new |= {row[0]: Enqueued(RunRow._make(row), True) for row in rows}
     for run in runs:
         if run.id not in new:  # its key is known
             new[run.id] = yield from sql.enqueue_one(run, now)

@@ -1,6 +1,8 @@
 """Renewing leases from a thread with an event loop and a connection of its own.
 
-Whatever keeps the other loop or the other connections busy, leases are kept.
+Whatever keeps the other loop or the other connections busy, leases are kept. Whatever the error, a
+renewal is tried again until it succeeds or the next heartbeat supersedes it; meanwhile ``trouble`` says
+why, and nothing more is claimed.
 """
 
 from __future__ import annotations
@@ -9,23 +11,29 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from ...aside import Aside
+from ...logs import logger
 from ...models import Lease
 from ...runtime import Runtime
+from ...state import Status
 from .link import Link, Server
-from .trouble import Backoff, is_passing
+from .trouble import Backoff, Trouble, describe, translated
+
+T = TypeVar("T")
 
 _TIMEOUT = 5.0  # seconds for a renewal, a fraction of any sensible lease
 
 
 class Renewal(NamedTuple):
-    """Leases to prolong, and who wants to know which of them are lost."""
+    """Leases to prolong, and who wants to know which of them are lost, or that it failed."""
 
     leases: Sequence[Lease]
     now: int
     loop: asyncio.AbstractEventLoop
     renewed: Callable[[list[str]], None]
+    failed: Callable[[Exception], None]
 
 
 class Leases:
@@ -41,18 +49,30 @@ class Leases:
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
         self._starting = threading.Lock()
+        log = Aside(logger, threads=runtime.threads)
+        self.trouble = Trouble(runtime.monotonic, "leases cannot be renewed", log)
+        """Why the last renewal failed, if it did."""
+
+    def why_not(self, loop: asyncio.AbstractEventLoop) -> str | None:
+        """Why what is claimed now could not be renewed, if so. Starts what renews."""
+        try:
+            self._ensure_started(loop)
+        except RuntimeError as error:  # no more threads at the moment
+            return describe(error)
+        return self.trouble.why
 
     def renew(self, renewal: Renewal) -> None:
         """From any thread. What the last call asked for and was not done yet is superseded."""
-        with self._starting:
-            if self._closed:
-                return
-            if self._loop is None:
-                self._start(renewal.loop)
+        self._ensure_started(renewal.loop)
         self._wanted = renewal
         if self._loop is not None:
             with suppress(RuntimeError):  # closed meanwhile
                 self._loop.call_soon_threadsafe(self._news.set)
+
+    def _ensure_started(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._starting:
+            if self._loop is None and not self._closed:
+                self._start(loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._news = asyncio.Event()
@@ -60,16 +80,20 @@ class Leases:
             self._loop = loop
             self._task = loop.create_task(self._work(), name="durably-leases")
             return
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="durably-leases", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        assert self._loop is not None
+        own = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._run, args=(own,), name="durably-leases", daemon=True)
         try:
-            self._loop.run_until_complete(self._work())
+            thread.start()
+        except BaseException:
+            own.close()
+            raise
+        self._loop, self._thread = own, thread
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            loop.run_until_complete(self._work())
         finally:
-            self._loop.close()
+            loop.close()
 
     async def _work(self) -> None:
         link = Link(self._server)
@@ -87,13 +111,13 @@ class Leases:
             try:
                 async with asyncio.timeout(_TIMEOUT):
                     lost = await self._try(link, wanted)
-            except Exception as error:
-                if not is_passing(error):
-                    raise
+            except Exception as error:  # noqa: BLE001 - nothing may end this thread
+                self.trouble.note(error)
+                _call(wanted.loop, wanted.failed, translated(error))
                 await backoff.pause(error)
             else:
-                with suppress(RuntimeError):  # that loop is closed; nobody waits any more
-                    wanted.loop.call_soon_threadsafe(wanted.renewed, lost)
+                self.trouble.clear()
+                _call(wanted.loop, wanted.renewed, lost)
                 return
 
     async def _try(self, link: Link, wanted: Renewal) -> list[str]:
@@ -105,7 +129,8 @@ class Leases:
             "duration": [lease.duration for lease in leases],
         }
         async with link.session() as session, session.transaction():
-            held = {row[0] for row in await session.fetch("renew_all", params)}
+            rows = await session.fetch("renew_all", params)
+        held = {run_id for run_id, status in rows if status == Status.RUNNING}
         return [lease.run_id for lease in leases if lease.run_id not in held]
 
     async def close(self) -> None:
@@ -120,3 +145,8 @@ class Leases:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
         elif self._task is not None:
             await self._task
+
+
+def _call(loop: asyncio.AbstractEventLoop, fn: Callable[[T], None], value: T) -> None:
+    with suppress(RuntimeError):  # that loop is closed, and with it its waiters
+        loop.call_soon_threadsafe(fn, value)

@@ -26,7 +26,7 @@ from .. import sql
 from ..base import Entry
 from .driver import DriverError, ServerError, create_pool, state_of
 from .link import COMMAND_TIMEOUT, Link, Server, Session
-from .trouble import LostConnectionError, is_conflict
+from .trouble import LostConnectionError, is_conflict, is_passing
 
 LOANS = 10  # connections lent at once; whoever comes later waits
 _MAX_LOSSES = 10  # a function whose connection is lost that often in a row is what loses it
@@ -209,7 +209,14 @@ class Loan:
             async with asyncio.timeout(COMMAND_TIMEOUT):
                 written = await self._record(session, kept)
                 if isinstance(written, Written):
-                    await commit()
+                    try:
+                        await commit()
+                    except ServerError as error:
+                        if is_passing(error):
+                            raise
+                        return Refused(
+                            error
+                        )  # a constraint of the user's that is checked at the end
                 return written
 
     async def _begin(self, session: Session) -> bool:
@@ -252,8 +259,12 @@ async def _transaction(connection: Any) -> AsyncGenerator[Callable[[], Awaitable
     renewal of the lease would be a conflict.
     """
     transaction = connection.transaction(isolation="read_committed")
-    async with asyncio.timeout(COMMAND_TIMEOUT):
-        await transaction.start()
+    try:
+        async with asyncio.timeout(COMMAND_TIMEOUT):
+            await transaction.start()
+    except BaseException:  # whether it was begun is not known
+        connection.terminate()
+        raise
     committed = False
 
     async def commit() -> None:
@@ -269,12 +280,15 @@ async def _transaction(connection: Any) -> AsyncGenerator[Callable[[], Awaitable
 
 
 async def _undo(connection: Any, transaction: Any) -> None:
+    answered = False
     try:
-        with suppress(OSError, ServerError, DriverError):
+        with suppress(OSError):
             async with asyncio.timeout(_LAST_WORDS):
-                await transaction.rollback()
+                with suppress(ServerError, DriverError):  # as after a commit that was refused
+                    await transaction.rollback()
+            answered = True
     finally:
-        if not _is_lost(connection) and connection.is_in_transaction():
+        if not _is_lost(connection) and (not answered or connection.is_in_transaction()):
             connection.terminate()
 
 

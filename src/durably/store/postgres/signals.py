@@ -7,19 +7,19 @@ then the next poll finds what it told of. Each process sends few, however much i
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from ...logs import logger
 from ...runtime import Runtime
+from ..base import Notice
 from .link import Server
 from .trouble import describe
 
-logger = logging.getLogger("durably")
-
-_DUE, _JOURNAL = "due", "journal"
-DUE_BY_OTHERS = f"{_DUE} transaction"
+_KINDS = {Notice.JOURNAL: "journal", Notice.DUE: "due", Notice.CANCEL: "cancel"}
+_NOTICES = {kind: notice for notice, kind in _KINDS.items()}
+DUE_BY_OTHERS = f"{_KINDS[Notice.DUE]} transaction"
 """What a transaction of the user's says when it is committed: this process, too, did not know."""
 _PAUSE, _LONG_PAUSE = 0.005, 0.05  # seconds between two signals: of due runs, for watchers alone
 _LAST_DELAY = 10.0  # seconds between two attempts to listen
@@ -32,7 +32,7 @@ class Signals:
     """Sends and hears signals, over one connection."""
 
     def __init__(
-        self, server: Server, runtime: Runtime, heard: Callable[[bool], None], *, listens: bool
+        self, server: Server, runtime: Runtime, heard: Callable[[Notice], None], *, listens: bool
     ) -> None:
         self._server = server
         self._runtime = runtime
@@ -41,8 +41,8 @@ class Signals:
         self.channel = f"durably_{server.statements.schema}".rstrip("_")
         """Where signals of these tables are told."""
         self._name = runtime.token()[:16]
-        self._journal = False
-        self._due = asyncio.Event()
+        self._unsent: Notice | None = None
+        self._urgent = asyncio.Event()
         self._news = asyncio.Event()
         self.is_listening = False
         """Whether signals arrive at the moment."""
@@ -50,16 +50,16 @@ class Signals:
         """How many did."""
         self._task = asyncio.create_task(self._work(), name="durably-signals")
 
-    def send(self, due: bool) -> None:
-        """Something was committed; True when a run may be due. Never waits, never fails."""
-        self._journal = True
+    def send(self, notice: Notice) -> None:
+        """Something was committed. Never waits, never fails."""
+        self._unsent = notice if self._unsent is None else max(self._unsent, notice)
         self._news.set()
-        if due:
-            self._due.set()
+        if notice is not Notice.JOURNAL:
+            self._urgent.set()
 
     async def close(self) -> None:
         """Say what is left to say, and stop."""
-        if self._journal and self.is_listening:
+        if self._unsent is not None and self.is_listening:
             await self._runtime.sleep(2 * _PAUSE)
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -74,7 +74,7 @@ class Signals:
                     await connection.add_listener(self.channel, self._receive)
                     connection.add_termination_listener(self._ended)
                     self.is_listening = True
-                    self._count(True)  # what was said while nobody listened
+                    self._count(Notice.CANCEL)  # whatever was sent while nobody listened
                 failures = 0
                 await self._serve(connection)
             except Exception as error:  # noqa: BLE001 - polling goes on meanwhile
@@ -96,18 +96,17 @@ class Signals:
                 await connection.execute("select 1")
                 continue
             self._news.clear()
-            if self._journal and not connection.is_closed():
-                due, self._journal = self._due.is_set(), False
-                self._due.clear()
-                said = f"{_DUE if due else _JOURNAL} {self._name}"
-                await connection.execute(_NOTIFY, self.channel, said)
-                await (self._runtime.sleep(_PAUSE) if due else self._rest())
+            if self._unsent is not None and not connection.is_closed():
+                notice, self._unsent = self._unsent, None
+                self._urgent.clear()
+                await connection.execute(_NOTIFY, self.channel, f"{_KINDS[notice]} {self._name}")
+                await (self._rest() if notice is Notice.JOURNAL else self._runtime.sleep(_PAUSE))
 
     async def _rest(self) -> None:
         """Not too often; but a due run does not wait for the watchers' pause."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LONG_PAUSE):
-                await self._due.wait()
+                await self._urgent.wait()
 
     def _ended(self, _connection: Any) -> None:
         self._news.set()
@@ -115,8 +114,8 @@ class Signals:
     def _receive(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
         kind, _, sender = str(payload).partition(" ")
         if sender != self._name:
-            self._count(kind == _DUE)
+            self._count(_NOTICES.get(kind, Notice.DUE))  # of a newer version: look for everything
 
-    def _count(self, due: bool) -> None:
+    def _count(self, notice: Notice) -> None:
         self.heard += 1
-        self._heard(due)
+        self._heard(notice)

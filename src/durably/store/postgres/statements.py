@@ -22,6 +22,7 @@ DIALECT = sql.Dialect(
     for_update="for update",
     for_share="for share",
     label="cast(labels as json) ->> :label_key",
+    octets="octet_length",
     escapes=False,
 )
 

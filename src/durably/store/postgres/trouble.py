@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import NoReturn
 
+from ...errors import StorageError
+from ...logs import logger
 from ...runtime import Runtime
-from .driver import ServerError, state_of
-
-logger = logging.getLogger("durably")
+from .driver import BrokenDriverError, DriverError, ServerError, state_of
 
 _FIRST_DELAY, _LAST_DELAY = 0.1, 5.0  # seconds between two attempts
 _CONFLICT_DELAY = 0.02  # seconds
 
-# Classes of SQLSTATE: the connection, transactions that met, resources, operators, the system, and a
-# server that lets nobody in. A worker's write waits for all of these to pass.
-_CLASSES = frozenset({"08", "28", "40", "53", "57", "58"})
+# Classes of SQLSTATE: the connection, transactions that met, resources, operators, the system, a server
+# that lets nobody in, and what servers and poolers have no number for. A worker's write waits for all of
+# these to pass.
+_CLASSES = frozenset({"08", "28", "40", "53", "57", "58", "XX"})
 _STATES = frozenset(
     {
         "25006",  # read-only: the server was demoted; the next connection may find its successor
@@ -31,35 +33,83 @@ _STATES = frozenset(
     }
 )
 _CONFLICTS = frozenset({"40001", "40P01"})
+_CACHED_PLAN = "0A000"  # "cached plan must not change result type": a table was altered under us
+_CANCELED = (
+    "57014"  # a statement that took longer than statement_timeout, or that somebody cancelled
+)
+_FROM_DRIVER = (ServerError, DriverError, BrokenDriverError)
 
 
 class LostConnectionError(OSError):
     """The connection broke; what it was doing may have been done or not."""
 
 
+class NoConnectionError(OSError):
+    """There is no connection at the moment, whatever the server or a pooler gave as the reason."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(describe(error))
+        self.sqlstate = state_of(error)
+
+
+class PositionsSetError(OSError):
+    """A write met positions that were taken; they are mended, and it is to be made again."""
+
+
 def is_passing(error: BaseException) -> bool:
     """Trouble that may pass, rather than a fault of a statement."""
     if isinstance(error, ServerError):
         state = state_of(error)
-        return state[:2] in _CLASSES or state in _STATES
+        cached = state == _CACHED_PLAN and "cached plan" in str(error)
+        return state[:2] in _CLASSES or state in _STATES or cached
     return isinstance(error, OSError)  # a TimeoutError is one too
 
 
+def is_slow(error: BaseException) -> bool:
+    """The statement took too long; the next one may be answered at once."""
+    return state_of(error) == _CANCELED
+
+
+def translated(error: Exception) -> Exception:
+    """What a caller gets for an error that does not pass: nothing of the driver's own."""
+    if not isinstance(error, _FROM_DRIVER):
+        return error
+    state = f" (SQLSTATE {state_of(error)})" if state_of(error) else ""
+    found = StorageError(f"the database refused a statement: {describe(error)}{state}")
+    found.__cause__ = error
+    return found
+
+
 def is_conflict(error: BaseException) -> bool:
-    """Two transactions met; the server chose this one to be tried again."""
-    return state_of(error) in _CONFLICTS
+    """Two transactions met, and the server chose this one to be tried again; or the like."""
+    return state_of(error) in _CONFLICTS or isinstance(error, PositionsSetError)
 
 
 def describe(error: BaseException) -> str:
     """The error in a line."""
+    if isinstance(error, NoConnectionError):  # it describes another
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-class Trouble:
-    """Whether the database can be used at the moment, as all connections of a store find it."""
+def raise_translated(error: Exception) -> NoReturn:
+    """Raise what a caller gets for it."""
+    found = translated(error)
+    raise found from found.__cause__
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+
+class Trouble:
+    """Whether the database can be used at the moment, as the connections that share this find it."""
+
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        what: str = "the database cannot be used",
+        log: Callable[..., None] = logger.log,
+    ) -> None:
         self._monotonic = monotonic
+        self._what = what
+        self._log = log
         self._ended_at = float("-inf")
         self.why: str | None = None
         """Why not, if so."""
@@ -68,13 +118,13 @@ class Trouble:
         """An attempt failed and will be made again."""
         if not is_conflict(error):
             if self.why is None:
-                logger.warning("the database cannot be used: %s", describe(error))
+                self._log(logging.WARNING, "%s: %s", self._what, describe(error))
             self.why = describe(error)
 
     def clear(self) -> None:
         """An attempt succeeded."""
         if self.why is not None:
-            logger.info("the database can be used again")
+            self._log(logging.INFO, "over: %s", self._what)
             self.why, self._ended_at = None, self._monotonic()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from ...models import Lease, RunRow
@@ -13,6 +13,7 @@ from ..base import Claims, Enqueued, Entry, NewRun, Settlement
 
 T = TypeVar("T")
 
+MAX_BYTES = 1_048_576  # of values in one statement, unless a single one has more
 _STARTED = 2  # the number of a new run's second line
 
 
@@ -22,6 +23,8 @@ class Write(Generic[T]):
     kind = ""
     run_id: str | None = None
     """The run whose row it locks."""
+    size = 0
+    """About how many bytes its values have."""
     needs_transaction = False
     """Whether there is more to it than one statement."""
 
@@ -44,7 +47,10 @@ class Enqueue(Write[list[Enqueued]]):
     def __init__(self, runs: Sequence[NewRun], now: int) -> None:
         super().__init__(wakes=True)
         self.runs, self.now = runs, now
-        self.needs_transaction = any(run.idempotency_key is not None for run in runs)
+        self.size = sum(len(run.input) for run in runs)
+        self.coalesces = any(run.coalesce for run in runs)
+        has_keys = any(run.idempotency_key is not None for run in runs)
+        self.needs_transaction = has_keys or self.coalesces or self.size > MAX_BYTES
 
     def alone(self) -> sql.Transaction[list[Enqueued]]:
         return sql.enqueue(self.runs, self.now)
@@ -85,6 +91,7 @@ class Record(Write[int]):
     def __init__(self, lease: Lease, entry: Entry) -> None:
         super().__init__(wakes=False)
         self.lease, self.entry, self.run_id = lease, entry, lease.run_id
+        self.size = len(entry.data or "")
 
     def alone(self) -> sql.Transaction[int]:
         return sql.record(self.lease, self.entry, replay=self.tries > 0)
@@ -110,7 +117,9 @@ class Settle(Write[tuple[RunRow, int]]):
         super().__init__(wakes=settlement.wakes)
         self.lease, self.transition, self.settlement = lease, transition, settlement
         self.kind, self.run_id = transition.name, lease.run_id
-        self.needs_transaction = settlement.wakes  # it may have a concurrency key to hand on
+        self.size = len(settlement.output or "") + len(settlement.error or "")
+        # It may have a concurrency key to hand on, and the results of steps to delete.
+        self.needs_transaction = settlement.wakes or settlement.forget_steps
 
     def is_done(self, row: RunRow) -> bool:
         """Whether the row shows that an earlier try was committed."""
@@ -132,6 +141,18 @@ def new_runs(runs: Sequence[NewRun], now: int, claim: Claim | None = None) -> di
         "lease_token": claim.ask.token if claim else None,
         "lease": claim.ask.lease if claim else 0,
     }
+
+
+def portions(runs: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
+    """New runs, as many at once as one statement should take."""
+    first = size = 0
+    for n, run in enumerate(runs):
+        size += len(run.input)
+        if n > first and size > MAX_BYTES:
+            yield runs[first:n]
+            first, size = n, len(run.input)
+    if runs:
+        yield runs[first:]
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Mapping[str, list[Any]]:
