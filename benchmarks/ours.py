@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from durably import Durably, Step, events, job
 from durably.http import Limits
-from durably.store import sql
-from durably.store.sqlite import DIALECT
+from durably.store import claiming, records, statements
+from durably.store.sqlite.store import DIALECT
 
 from .meter import Meter, Result, Window, drive, latencies, pause, percentile, rss_mb
 
@@ -326,18 +326,18 @@ async def claim(db: str, base: str, count: int, limit: int) -> Result:
     shutil.copyfile(base, db)
     connection = sqlite3.connect(db, isolation_level=None, cached_statements=256)
     connection.execute("pragma cache_size = -16000")
-    statements = sql.statements(DIALECT)
+    texts = statements.statements(DIALECT)
     took: list[float] = []
     now = time.time_ns() // 1_000_000
     for _ in range(count):
-        ask = sql.ClaimRequest(["drain"], "me", "token", now, 30_000, limit, True)
+        ask = records.ClaimRequest(["drain"], "me", "token", now, 30_000, limit, True)
         connection.execute("begin immediate")
         began = time.thread_time()
-        transaction = sql.claim(ask)
+        transaction = claiming.claim(ask)
         try:
             name, params = next(transaction)
             while True:
-                rows = connection.execute(statements.get(name, name), params).fetchall()
+                rows = connection.execute(texts.get(name, name), params).fetchall()
                 name, params = transaction.send(rows)
         except StopIteration as stop:
             taken = stop.value.taken

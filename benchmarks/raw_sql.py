@@ -10,17 +10,16 @@ import sqlite3
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from durably.models import Lease
 from durably.state import COMPLETE
-from durably.store import sql
-from durably.store.base import Entry, NewRun, Settlement
-from durably.store.sqlite import DIALECT
+from durably.store import claiming, enqueuing, journal, records, statements, transactions
+from durably.store.records import Entry, Lease, NewRun, Settlement
+from durably.store.sqlite.store import DIALECT
 
 from .meter import Meter, Result, drive
 
 Statement = tuple[str, Any]
 NOW = 1_700_000_000_000
-STATEMENTS = sql.statements(DIALECT)
+STATEMENTS = statements.statements(DIALECT)
 
 
 class Script:
@@ -77,7 +76,7 @@ def _database(path: str) -> sqlite3.Connection:
         "cache_size = -16000",
     ):
         connection.execute(f"pragma {pragma}")
-    for _, script in sorted(sql.migrations(DIALECT).items()):
+    for _, script in sorted(statements.migrations(DIALECT).items()):
         connection.executescript(script)
     return connection
 
@@ -85,29 +84,31 @@ def _database(path: str) -> sqlite3.Connection:
 def concurrent(db: str, runs: int, steps: int, concurrency: int) -> Result:
     script = Script()
     new = [NewRun(f"{i:026}", "plain", str(i), "{}", None, None) for i in range(runs)]
-    script.commit([sql.enqueue(new, NOW)], guarded=False)
+    script.commit([enqueuing.enqueue(new, NOW)], guarded=False)
     for first in range(0, runs, concurrency):
-        ask = sql.ClaimRequest(["plain"], "me", f"t{first}", NOW, 30_000, concurrency, True)
+        ask = records.ClaimRequest(["plain"], "me", f"t{first}", NOW, 30_000, concurrency, True)
         leases: list[Lease] = [
-            claimed.lease for claimed in script.commit([sql.claim(ask)], guarded=True)[0].taken
+            claimed.lease for claimed in script.commit([claiming.claim(ask)], guarded=True)[0].taken
         ]
         for n in range(steps):
             entry = Entry("step:complete", NOW, f"step-{n}", n, NOW, str(n + 1))
-            script.commit([sql.record(lease, entry) for lease in leases], guarded=False)
+            script.commit([journal.record(lease, entry) for lease in leases], guarded=False)
         done = Settlement(NOW, output="1")
-        script.commit([sql.settle(lease, COMPLETE, done) for lease in leases], guarded=True)
+        script.commit(
+            [transactions.settle(lease, COMPLETE, done) for lease in leases], guarded=True
+        )
     return script.execute(db).per_step(runs * steps)
 
 
 def sequential(db: str, steps: int) -> Result:
     script = Script()
     new = [NewRun("0" * 26, "plain", "0", "{}", None, None)]
-    script.commit([sql.enqueue(new, NOW)], guarded=False)
-    ask = sql.ClaimRequest(["plain"], "me", "token", NOW, 30_000, 1, True)
-    lease = script.commit([sql.claim(ask)], guarded=False)[0].taken[0].lease
+    script.commit([enqueuing.enqueue(new, NOW)], guarded=False)
+    ask = records.ClaimRequest(["plain"], "me", "token", NOW, 30_000, 1, True)
+    lease = script.commit([claiming.claim(ask)], guarded=False)[0].taken[0].lease
     for n in range(steps):
         entry = Entry("step:complete", NOW, f"step-{n}", n, NOW, str(n + 1))
-        script.commit([sql.record(lease, entry)], guarded=False)
+        script.commit([journal.record(lease, entry)], guarded=False)
     return script.execute(db).per_step(steps)
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from durably.runtime import Runtime
 from durably.store.postgres.statements import DIALECT
 from durably.store.postgres.store import PostgresStore
-from durably.store.sqlite import SQLiteStore
+from durably.store.sqlite.store import SQLiteStore
 from tests import parallel, postgres
 
 # A busy machine is no failure.

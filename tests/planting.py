@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from durably.store import sql
-from durably.store.sqlite import SQLiteStore
+from durably.store import statements
+from durably.store.sqlite.store import SQLiteStore
 
 
 def rewrite(store: Any, name: str, old: str, new: str) -> None:
@@ -16,7 +16,7 @@ def rewrite(store: Any, name: str, old: str, new: str) -> None:
         return
     from durably.store.postgres.statements import compiled  # only where the driver is wanted
 
-    text = _replaced(name, sql.statements(store.dialect)[name], old, new)
+    text = _replaced(name, statements.statements(store.dialect)[name], old, new)
     store._statements._named[name] = compiled(store._statements.qualify(text))
 
 

@@ -18,15 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, Json, SecretStr
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
-from durably.codec import (
-    MAX_DEPTH,
-    PLAIN,
-    Unstorable,
-    check_name,
-    clean_text,
-    codec_for,
-    codec_of_returns,
-)
+from durably.jobs.checks import check_name
+from durably.values.codec import MAX_DEPTH, PLAIN, Unstorable, codec_for, codec_of_returns
+from durably.values.text import clean_text
 from tests.tier import by_tier
 
 

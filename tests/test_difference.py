@@ -15,8 +15,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, Json, PrivateAttr, computed_field
 from pydantic.alias_generators import to_camel
 
-from durably.codec import Unstorable, codec_for
-from durably.difference import difference
+from durably.values.codec import Unstorable, codec_for
+from durably.values.difference import difference
 
 
 class Level(IntEnum):

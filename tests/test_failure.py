@@ -12,7 +12,13 @@ from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from durably.errors import StepFailedError, StepValueError
-from durably.failure import MAX_MESSAGE, describe, failure_from_json, failure_to_json, to_text
+from durably.worker.failure import (
+    MAX_MESSAGE,
+    describe,
+    failure_from_json,
+    failure_to_json,
+    to_text,
+)
 
 
 class Mute(Exception):

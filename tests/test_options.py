@@ -8,8 +8,8 @@ from fractions import Fraction
 import pytest
 
 from durably import Durably, Retry, Step, errors
-from durably.handle import make_filter
 from durably.http import Limits
+from durably.jobs.filter import make_filter
 from durably.options import MAX_DURATION, duration, factor, flag, positive, text, whole
 
 NO_DURATION = ["soon", "1", b"1", None, True, math.nan, math.inf, -math.inf, -1, timedelta(-1), 1e300, 10**400, timedelta.max, [], 1j]  # fmt: skip

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypedDict
 
-from durably.codec import PLAIN, codec_for
+from durably.values.codec import PLAIN, codec_for
 
 
 class Price(BaseModel):

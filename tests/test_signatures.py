@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from durably import errors, job
-from durably.codec import PLAIN, codec_for, codec_of_returns
+from durably.values.codec import PLAIN, codec_for, codec_of_returns
 
 if typing.TYPE_CHECKING:
     from nowhere import Missing  # type: ignore[import-not-found]

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from durably.codec import Unstorable, codec_for
+from durably.values.codec import Unstorable, codec_for
 
 
 class Level(IntEnum):

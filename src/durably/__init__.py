@@ -13,14 +13,16 @@ Start at ``state`` (the life of a run), then ``execution`` (one attempt at it).
 from . import errors, events
 from .durably import Durably, Plugin
 from .errors import DurablyError
-from .handle import JobHandle, Trigger
-from .job import Job, job
-from .logs import LogContext
+from .handle import JobHandle
+from .jobs.job import Job, job
+from .jobs.retry import Retry
+from .jobs.step import Step, SyncStep
+from .jobs.trigger import Trigger
 from .models import CompletedRun, Health, LogEntry, Progress, Run, RunError, StepRecord
 from .plugins import with_log_persistence
 from .state import Status
-from .step import Retry, Step, SyncStep
 from .sync import SyncDurably, SyncJobHandle
+from .telemetry.logs import LogContext
 
 __all__ = [
     "CompletedRun",

@@ -25,11 +25,7 @@ from typing import Any, Literal, Protocol, cast, overload
 from typing_extensions import Unpack
 
 from . import events
-from .bell import Bell
-from .codec import Kept, Unstorable, clean_text, dump_json, load_json
-from .databases import DatabaseOptions, absolute, store_of, without_password
-from .emitter import Emitter
-from .engine import LENT, Engine
+from .engine.retention import ClockWatch, Retention, delete_old
 from .errors import (
     ClosedError,
     ConfigurationError,
@@ -45,27 +41,15 @@ from .errors import (
     StorageError,
     WaitTimeoutError,
 )
-from .execution import EXECUTING
-from .feed import Feed
-from .handle import (
-    JobHandle,
-    LabelSchema,
-    Registrar,
-    Trigger,
-    bad_input,
-    call_for_event,
-    check_coalesce,
-    check_key,
-    check_labels,
-    check_scope,
-    make_filter,
-    missing_input,
-    snapshot,
-)
+from .feed.feed import Feed
+from .feed.listeners import Emitter
+from .handle import JobHandle, Registrar, call_for_event, snapshot
 from .http.asgi import AsgiApp
 from .http.handler import Handler, HandlerOptions
 from .http.wsgi import WsgiApp, limits_of_threads
-from .job import (
+from .jobs.checks import LabelSchema, check_coalesce, check_key, check_labels, check_scope
+from .jobs.filter import make_filter
+from .jobs.job import (
     NO_INPUT,
     A,
     AsyncJobsTakeAStep,
@@ -79,25 +63,10 @@ from .job import (
     define,
     is_typed_in,
 )
+from .jobs.step import Step, SyncStep
+from .jobs.trigger import Trigger, bad_input, missing_input
 from .lifespan import GRACE, Lifespan
-from .logs import logger, worker_name
-from .metrics import Metrics
-from .models import (
-    CompletedRun,
-    Disposition,
-    Health,
-    I,
-    JournalRow,
-    LogEntry,
-    O,
-    Progress,
-    Run,
-    RunRow,
-    StepRecord,
-    log_from_row,
-    run_from_row,
-    steps_from_rows,
-)
+from .models import CompletedRun, Disposition, Health, I, LogEntry, O, Progress, Run, StepRecord
 from .options import (
     check_leases,
     duration,
@@ -108,15 +77,23 @@ from .options import (
     text,
     whole,
 )
-from .retention import ClockWatch, Retention, delete_old
 from .runtime import Runtime, Seconds, milliseconds, to_datetime
 from .state import CANCEL, RETRY, Status
-from .step import Step, SyncStep
-from .store.base import Durability, NewRun, Notice, Page, RunFilter, Standing, Store
+from .store.base import Notice, Store
+from .store.records import Durability, JournalRow, NewRun, Page, RunFilter, RunRow, Standing
+from .store.snapshots import log_from_row, run_from_row, steps_from_rows
+from .store.sqlite.notifier import Bell
+from .store.url import DatabaseOptions, absolute, store_of, without_password
 from .sync import SyncDurably
+from .telemetry.logs import logger, worker_name
+from .telemetry.metrics import Metrics
 from .terminal import Show, open_bar, title_of
 from .threads import Threads
-from .worker import HAND_BACK, Worker, WorkerOptions
+from .values.codec import Kept, Unstorable
+from .values.text import clean_text, dump_json, load_json
+from .worker.context import LENT, Engine
+from .worker.execution import EXECUTING
+from .worker.worker import HAND_BACK, Worker, WorkerOptions
 
 IMPORTING: ContextVar[str | None] = ContextVar("durably_importing", default=None)
 """The module that a command is importing for what it defines."""

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
-from .codec import load_json
-from .models import JournalRow, LogLevel, Progress, RunError, error_from_json
-from .runtime import to_datetime
+from .models import LogLevel, Progress, RunError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,58 +241,3 @@ EVENT_TYPES: Mapping[str, type[AnyEvent]] = {
         LogWrite,
     )
 }
-
-
-def event_from_row(row: JournalRow, input: str | None = None) -> AnyEvent | None:
-    """The event of a line of the journal; None of a type that only a newer version knows.
-
-    ``input`` is its run's, as it is stored, where the event is to tell it.
-    """
-    kind = EVENT_TYPES.get(row.type)
-    return None if kind is None else kind(**_common(row), **_details(row, input))
-
-
-def _common(row: JournalRow) -> dict[str, Any]:
-    # The row that tells of a deletion outlives its run, so it carries the run's job and scope; one that
-    # an earlier version wrote, its labels too.
-    gone: dict[str, Any] = load_json(row.data) if row.type == "run:delete" else {}
-    return {
-        "run_id": row.run_id,
-        "job": row.job or gone.get("job", ""),
-        "labels": load_json(row.labels) if row.labels else gone.get("labels", {}),
-        "timestamp": to_datetime(row.at),
-        "sequence": row.seq,
-        "scope": gone.get("scope", "") if row.scope is None else row.scope,
-    }
-
-
-def _details(row: JournalRow, input: str | None) -> dict[str, Any]:
-    seconds = 0.0 if row.started_at is None else max(0, row.at - row.started_at) / 1000
-    match row.type:
-        case "run:trigger":
-            return {"input": load_json(input)}
-        case "run:start":
-            return {"attempt": row.attempt, "input": load_json(input)}
-        case "run:complete":
-            return {"output": load_json(row.output), "duration": seconds}
-        case "run:fail":
-            return {"error": error_from_json(row.data)}
-        case "step:complete":
-            return {**_step(row), "output": load_json(row.data), "duration": seconds}
-        case "step:fail":
-            return {**_step(row), "error": error_from_json(row.data)}
-        case "log:write":
-            data = load_json(row.data)
-            return {"step_name": row.step} | {
-                key: data[key] for key in ("level", "message", "data")
-            }
-        case _:
-            return {}
-
-
-def _step(row: JournalRow) -> dict[str, Any]:
-    return {
-        "step_name": row.step or "",
-        "step_index": row.step_index or 0,
-        "attempt": row.attempt,
-    }

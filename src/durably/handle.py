@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, cast, overload
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import Unpack
 
-from .codec import Unstorable, check_name
-from .errors import ConfigurationError, InvalidInputError, InvalidValueError
+from .errors import InvalidInputError, InvalidValueError
 from .events import AnyEvent, LogWrite, RunProgress
-from .job import (
+from .jobs.filter import make_filter
+from .jobs.job import (
     NO_INPUT,
     A,
     AsyncJobsTakeAStep,
@@ -29,62 +27,18 @@ from .job import (
     WrongStep,
     define,
 )
-from .models import CompletedRun, I, O, Progress, Run, RunRow, run_from_row
-from .options import flag, whole
+from .jobs.step import Step, SyncStep
+from .jobs.trigger import Trigger, TriggerOptions, WaitOptions
+from .models import CompletedRun, I, O, Progress, Run
+from .options import flag
 from .runtime import Seconds
 from .state import Status
-from .step import Step, SyncStep
-from .store.base import NewRun, RunFilter
+from .store.records import NewRun, RunRow
+from .store.snapshots import run_from_row
+from .values.codec import Unstorable
 
 if TYPE_CHECKING:
     from .durably import Durably
-
-MAX_LIMIT = 1000
-MAX_LABELS = 64
-CURSOR = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-"""A page's cursor: the id of the run that the page before ended with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trigger(Generic[I]):
-    """One item of ``batch_trigger`` with options of its own."""
-
-    input: I
-    idempotency_key: str | None = None
-    concurrency_key: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
-    scope: str = ""
-    coalesce: Literal["skip"] | None = None
-
-
-class ClientTriggerOptions(TypedDict, total=False):
-    """What a trigger takes beside its input, of those who trigger over HTTP as well."""
-
-    idempotency_key: str | None
-    concurrency_key: str | None
-    coalesce: Literal["skip"] | None
-    labels: Mapping[str, str] | None
-
-
-class TriggerOptions(ClientTriggerOptions, total=False):
-    """What ``trigger`` takes beside an input."""
-
-    scope: str
-    connection: Any
-
-
-class ClientWaitOptions(ClientTriggerOptions, total=False):
-    """What ``trigger_and_wait`` of a client takes beside an input."""
-
-    timeout: Seconds | None
-    on_progress: Callable[[Progress], object] | None
-    on_log: Callable[[LogWrite], object] | None
-
-
-class WaitOptions(ClientWaitOptions, total=False):
-    """What ``trigger_and_wait`` takes beside an input."""
-
-    scope: str
 
 
 class Registrar:
@@ -282,137 +236,3 @@ def call_for_event(
         on_progress(event.progress)
     elif on_log is not None and isinstance(event, LogWrite):
         on_log(event)
-
-
-def make_filter(
-    job: str | Sequence[str],
-    status: Status | str | Sequence[Status | str],
-    labels: Mapping[str, str] | None,
-    limit: int,
-    offset: int,
-    cursor: str | None,
-    scope: str | None = None,
-) -> RunFilter:
-    """A listing's filter, checked."""
-    return RunFilter(
-        jobs=tuple(_check("job", name) for name in _several("job", job)),
-        statuses=tuple(_status(value) for value in _several("status", status)),
-        labels={} if labels is None else check_labels(labels),
-        limit=whole("limit", limit, 1, MAX_LIMIT),
-        offset=whole("offset", offset),
-        after=None if cursor is None else check_cursor(cursor),
-        scope=None if scope is None else check_scope(scope),
-    )
-
-
-def check_cursor(cursor: Any) -> str:
-    """A page's cursor, checked: any other text would give the newest page again, or none."""
-    if not isinstance(cursor, str) or re.fullmatch(CURSOR, cursor) is None:
-        raise ConfigurationError(f"cursor must be the .cursor of a run, not {cursor!r:.100}")
-    return cursor
-
-
-def _several(name: str, value: Any) -> Sequence[Any]:
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, Sequence | Set) and not isinstance(value, bytes):
-        return tuple(cast("Sequence[Any]", value))
-    raise ConfigurationError(f"{name} must be a str or several, not {value!r}")
-
-
-def _status(value: Status | str) -> Status:
-    try:
-        return Status(value)
-    except ValueError:
-        known = ", ".join(Status)
-        raise ConfigurationError(f"status must be one of {known}; not {value!r}") from None
-
-
-def check_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Labels, checked: at most 64, names and values of 1 to 255 characters."""
-    given: Any = labels
-    if not isinstance(given, Mapping):
-        raise InvalidInputError(f"labels must be a mapping of str to str, not {labels!r}")
-    if len(labels) > MAX_LABELS:
-        raise InvalidInputError(f"a run has at most {MAX_LABELS} labels, not {len(labels)}")
-    for name, value in labels.items():
-        _check(f"label name {name!r}", name)
-        _check(f"label {name!r}", value)
-        if '"' in name or "\\" in name:
-            raise InvalidInputError(f"label name {name!r} may not hold a quote or a backslash")
-    return dict(labels)
-
-
-class LabelSchema:
-    """Which labels there are: the fields of a pydantic model or a TypedDict."""
-
-    def __init__(self, labels: Any) -> None:
-        try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(labels)
-            schema = self._adapter.json_schema()
-        except PydanticUserError as error:
-            raise ConfigurationError(f"labels={labels!r} cannot be used: {error.message}") from None
-        if "properties" not in schema:
-            raise ConfigurationError(
-                f"labels must be a pydantic model or a TypedDict with fields, not {labels!r}"
-            )
-        self._names: set[str] = set(schema["properties"])
-        self._is_open = bool(schema.get("additionalProperties"))
-
-    def check(self, labels: Mapping[str, str]) -> None:
-        """Raise ``InvalidInputError`` for the first label that does not fit."""
-        if not self._is_open and (unknown := [name for name in labels if name not in self._names]):
-            known = ", ".join(sorted(self._names))
-            raise InvalidInputError(f"there is no label {unknown[0]!r}; there are: {known}")
-        try:
-            self._adapter.validate_python(labels)
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_context=False)[0]
-            name = problem["loc"][0] if problem["loc"] else None
-            which = "the labels do" if name is None else f"label {name!r} does"
-            raise InvalidInputError(
-                f"{which} not fit the labels schema: {problem['msg']}"
-            ) from None
-
-
-def check_key(what: Literal["idempotency_key", "concurrency_key"], key: str | None) -> str | None:
-    """A key, checked: 1 to 255 characters."""
-    return None if key is None else _check(what, key)
-
-
-def check_coalesce(coalesce: Literal["skip"] | None, concurrency_key: str | None) -> bool:
-    """Whether to coalesce, checked: only with a concurrency key."""
-    if coalesce is None:
-        return False
-    if coalesce != "skip":
-        raise InvalidInputError(f'coalesce must be "skip" or None, not {coalesce!r:.100}')
-    if concurrency_key is None:
-        raise InvalidInputError(
-            'coalesce="skip" looks for a run that waits with the same concurrency key; pass a '
-            "concurrency_key, or leave coalesce out"
-        )
-    return True
-
-
-def check_scope(scope: str) -> str:
-    """A scope, checked: 1 to 255 characters, or '' for none."""
-    return scope if scope == "" else _check("scope", scope)
-
-
-def _check(what: str, name: Any) -> str:
-    try:
-        return check_name(what, name)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(str(error)) from None
-
-
-def missing_input(job: Job[Any, Any], how: str) -> InvalidInputError:
-    """The error for a run without an input that its job needs; ``how`` to give it."""
-    return InvalidInputError(
-        f"job {job.name!r} needs an input for its parameter {job.parameter!r}; {how}"
-    )
-
-
-def bad_input(job: Job[Any, Any], problem: Unstorable) -> InvalidInputError:
-    """The error for an input that does not fit its job."""
-    return InvalidInputError(f"the input of job {job.name!r}: {problem}", path=problem.path)

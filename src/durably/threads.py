@@ -16,7 +16,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from .logs import logger
+from .telemetry.logs import logger
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from durably.client import (
 )
 from durably.client.connection import LONGEST_PAUSE, LONGEST_WISH, Backoff
 from durably.errors import ConfigurationError, DurablyError, RunCancelledError, WaitTimeoutError
-from durably.http.wire import run_from_wire
 from durably.runtime import Runtime
+from durably.wire.runs import run_from_wire
 from tests.ports import free_port
 
 from .places import Canned, answer

@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import durably.store.sqlite
+import durably.store.sqlite.store.store
+
 from durably import Durably, with_log_persistence
-from durably.databases import DatabaseOptions, store_of
 from durably.runtime import Runtime
+from durably.store.url import DatabaseOptions, store_of
 
 from . import faults, jobs, scenarios
 from .effects import Effects
@@ -54,7 +55,7 @@ def build(config: dict[str, Any], effects: Effects) -> tuple[Durably, faults.Pla
         store = faults.FaultyStore(database, runtime, plan, durability=durability)
     faults.plant(config.get("plant"), store)
     if "patience" in config:
-        durably.store.sqlite.PATIENCE = config["patience"]
+        durably.store.sqlite.store.PATIENCE = config["patience"]
     instance = Durably(
         database, jobs=jobs.make_jobs(effects, folder), runtime=runtime, store=store, **options
     )

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from durably.runtime import Runtime
-from durably.store import sqlite
-from durably.store.base import DecidedSteps, Lease, Store
-from durably.store.sqlite import SQLiteStore
+from durably.store.base import Lease, Store
+from durably.store.records import DecidedSteps
+from durably.store.sqlite.store import SQLiteStore
 from tests.planting import rewrite
 
 ERRORS = {
@@ -155,18 +155,18 @@ def _forgets_checkpoints(store: Store) -> None:
 def _replays_blindly(store: Store) -> None:
     """A step whose commit's outcome is unknown is written a second time."""
     if not isinstance(store, SQLiteStore):
-        from durably.store.postgres import batch
+        from durably.store.postgres import flush
 
         async def already_done(*_: Any) -> list[Any]:
             return []
 
-        batch._already_done = already_done
-    real = sqlite.sql.record
+        flush._already_done = already_done
+    real = store.sql.record
 
     def record(lease: Lease, entry: Any, *, replay: bool = False) -> Any:
         return real(lease, entry)
 
-    sqlite.sql.record = record  # type: ignore[assignment]
+    store.sql.record = record  # type: ignore[assignment]
 
 
 def _commits_late(store: Store) -> None:
@@ -198,14 +198,14 @@ def _loses_triggers(store: Store) -> None:
     async def enqueue(runs: Any, now: int) -> Any:
         import asyncio
 
-        from durably.store.base import Enqueued
+        from durably.store.records import Enqueued
 
         row = await asyncio.shield(asyncio.sleep(0, result=runs[0]))
         task = asyncio.get_running_loop().call_later(
             0.05, lambda: asyncio.ensure_future(real(runs, now))
         )
         del task
-        from durably.models import RunRow
+        from durably.store.records import RunRow
 
         fake = RunRow(
             row.id, row.job, "pending", row.input, None, None, row.labels, None,
@@ -218,9 +218,9 @@ def _loses_triggers(store: Store) -> None:
 
 def _fails_for_trouble(store: Store) -> None:
     """A run is failed when its connection is lost."""
-    from durably.store.postgres import batch
+    from durably.store.postgres import flush
 
-    batch.is_passing = lambda _: False
+    flush.is_passing = lambda _: False
 
 
 PLANTS: dict[str, Callable[[Store], None]] = {

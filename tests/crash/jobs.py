@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from durably import Durably, Retry, Step, SyncStep
-from durably.job import Job, job
+from durably.jobs.job import Job, job
 
 from .effects import Effects
 

@@ -7,9 +7,10 @@ import pytest
 
 from durably.errors import LeaseLost
 from durably.state import CANCEL, COMPLETE, RETRY, Transition
-from durably.store import sql
-from durably.store.base import NewRun, Notice, RunRow, Settlement, Store
-from durably.store.sqlite import SQLiteStore
+from durably.store import statements, transactions
+from durably.store.base import Notice, RunRow, Store
+from durably.store.records import NewRun, Settlement
+from durably.store.sqlite.store import SQLiteStore
 
 T = TypeVar("T")
 
@@ -28,10 +29,10 @@ async def _again(
     store: Store, run_id: str, transition: Transition, now: int, tries: list[int]
 ) -> tuple[RunRow, int]:
     """As the store does after a try whose outcome nobody knows."""
-    return await _written(store, lambda: sql.move(run_id, transition, now, tries))
+    return await _written(store, lambda: transactions.move(run_id, transition, now, tries))
 
 
-async def _written(store: Store, make: Callable[[], sql.Transaction[T]]) -> T:
+async def _written(store: Store, make: Callable[[], statements.Transaction[T]]) -> T:
     write = store._write if isinstance(store, SQLiteStore) else store._command
     return await write(lambda _: make(), notice=Notice.DUE)
 
@@ -79,6 +80,8 @@ async def test_another_holders_completion_is_not_taken_for_ours(store) -> None:
     done = Settlement(later, output="1")
     await store.settle(new.lease, COMPLETE, done)
     with pytest.raises(LeaseLost):
-        await _written(store, lambda: sql.settle(old.lease, COMPLETE, done, replay=True))
-    row, _ = await _written(store, lambda: sql.settle(new.lease, COMPLETE, done, replay=True))
+        await _written(store, lambda: transactions.settle(old.lease, COMPLETE, done, replay=True))
+    row, _ = await _written(
+        store, lambda: transactions.settle(new.lease, COMPLETE, done, replay=True)
+    )
     assert (row.id, row.status) == (run_id, "completed")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from durably.handle import MAX_LABELS
-from durably.http import message, prometheus, routes, sse, strict_json
-from durably.http.openapi import shapes
+from durably.http import messages, routes, sse
 from durably.http.streams import Limits
-from durably.metrics import Metrics
+from durably.jobs.checks import MAX_LABELS
+from durably.telemetry import prometheus
+from durably.telemetry.metrics import Metrics
+from durably.wire import shapes, strict_json
 
 from .blocks import ROOT
 
@@ -139,8 +140,8 @@ def test_the_limits() -> None:
         (routes.MAX_TEXT, f"1 to {routes.MAX_TEXT} characters"),
         (MAX_LABELS, f"labels of a run|{MAX_LABELS}|"),
         (
-            message.MAX_QUERY,
-            f"{message.MAX_QUERY // 1024} KiB, {message.MAX_PARAMETERS} parameters",
+            messages.MAX_QUERY,
+            f"{messages.MAX_QUERY // 1024} KiB, {messages.MAX_PARAMETERS} parameters",
         ),
         (strict_json.MAX_DEPTH, f"{strict_json.MAX_DEPTH}, {strict_json.MAX_KEYS:,}"),
         (routes.MAX_LIMIT, f"runs of a page|{routes.MAX_LIMIT}|"),

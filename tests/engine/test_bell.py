@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from durably.bell import Bell
 from durably.runtime import Runtime
 from durably.store.base import Notice
+from durably.store.sqlite.notifier import Bell
 
 
 class Standing(Runtime):

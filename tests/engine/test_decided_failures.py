@@ -7,7 +7,7 @@ import pytest
 
 from durably import Step, SyncStep
 from durably.errors import RunFailedError, StepFailedError
-from durably.failure import describe, failure_from_json, failure_to_json
+from durably.worker.failure import describe, failure_from_json, failure_to_json
 
 
 class DeclinedError(Exception):

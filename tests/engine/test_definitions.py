@@ -297,7 +297,7 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
 
 
 def test_fields_that_come_and_go_are_no_change_of_type():
-    from durably.codec import codec_for
+    from durably.values.codec import codec_for
 
     text = codec_for(Before).keep(Before(n=1)).text
     assert codec_for(Grown).restore(text).new == "new"

@@ -14,8 +14,8 @@ import pytest
 
 from durably import Durably, Step, events, job
 from durably.errors import RunConflictError, StorageUnavailableError
-from durably.feed import CHUNK, Feed
-from durably.watchers import MAX_QUEUED, MAX_WEIGHT, Watcher, weigh
+from durably.feed.feed import CHUNK, Feed
+from durably.feed.queues import MAX_QUEUED, MAX_WEIGHT, Watcher, weigh
 
 Make = Callable[..., Any]
 Told = list[events.AnyEvent | events.Resync]

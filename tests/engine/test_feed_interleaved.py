@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-import durably.feed as feed_module
+import durably.feed.feed as feed_module
 from durably import events
 from durably.errors import RunConflictError, RunNotFoundError
-from durably.events import event_from_row
-from durably.feed import LOOK, Feed
-from durably.models import Lease, Progress, progress_to_json
+from durably.feed.feed import LOOK, Feed
+from durably.models import Progress
 from durably.runtime import Runtime, to_datetime
 from durably.state import CANCEL, COMPLETE, FAIL, RELEASE, RETRY
-from durably.store.base import Entry, NewRun, Settlement
-from durably.store.sqlite import SQLiteStore
+from durably.store.records import Entry, Lease, NewRun, Settlement
+from durably.store.snapshots import event_from_row, progress_to_json
+from durably.store.sqlite.store import SQLiteStore
 from tests.simulation.loop import PROCESS, SimulatedLoop
 from tests.simulation.loop import Process as Simulated
 from tests.tier import by_tier
@@ -351,7 +351,7 @@ def test_a_planted_bug_is_caught(tmp_path: Path, bug: str) -> None:
     old, new = BUGS[bug]
     source = Path(str(feed_module.__file__)).read_text()
     assert old in source
-    planted = ModuleType("durably.feed")
+    planted = ModuleType("durably.feed.feed")
     planted.__package__ = "durably"
     exec(compile(source.replace(old, new), bug, "exec"), planted.__dict__)
     with pytest.raises((AssertionError, TimeoutError)):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from durably import Durably, Step, job
-from durably.feed import LOOK
+from durably.feed.feed import LOOK
 from tests.tier import by_tier
 
 from .test_feed import Watch, feed_of, until

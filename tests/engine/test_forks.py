@@ -10,8 +10,8 @@ import textwrap
 import pytest
 
 from durably import Durably, Step, job
-from durably.bell import Presence, presence
 from durably.runtime import Runtime
+from durably.store.sqlite.notifier import Presence, presence
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -145,7 +145,7 @@ async def test_a_path_too_long_for_a_socket_has_a_bell_nonetheless(tmp_path):
 
 
 async def test_a_bell_that_cannot_be_hung_is_told_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("durably.bell._DESCRIPTORS", tmp_path / "none")
+    monkeypatch.setattr("durably.store.sqlite.notifier._DESCRIPTORS", tmp_path / "none")
     folder = tmp_path / ("d" * 100) / ("e" * 100)
     folder.mkdir(parents=True)
     async with Durably(folder / "a.db", worker=False) as durably:

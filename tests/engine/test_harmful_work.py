@@ -10,8 +10,8 @@ import pytest
 from durably import Retry, Step, SyncStep, with_log_persistence
 from durably.errors import DurablyError, LeaseLost, RunCancelledError, RunFailedError
 from durably.events import RunProgress
-from durably.failure import MAX_MESSAGE, MAX_TRACEBACK
-from durably.report import MAX_PENDING_LOGS
+from durably.worker.failure import MAX_MESSAGE, MAX_TRACEBACK
+from durably.worker.report import MAX_PENDING_LOGS
 
 
 async def started(durably, name):

@@ -9,12 +9,11 @@ import asyncpg
 import pytest
 
 from durably import Durably, Step
-from durably.heartbeat import Heartbeat
-from durably.models import Lease
 from durably.runtime import Runtime
-from durably.store.base import NewRun
-from durably.store.sqlite import SQLiteStore
-from durably.worker import Worker
+from durably.store.records import Lease, NewRun
+from durably.store.sqlite.store import SQLiteStore
+from durably.worker.heartbeat import Heartbeat
+from durably.worker.worker import Worker
 
 
 class Elsewhen(Runtime):
@@ -324,7 +323,7 @@ def stuck():
 
 @pytest.mark.parametrize("what", ["a blocked loop", "a failing beat"])
 async def test_the_heartbeat_goes_on_while_a_log_handler_hangs(stuck, monkeypatch, what):
-    monkeypatch.setattr("durably.heartbeat.BLOCKED_AFTER", -1.0)
+    monkeypatch.setattr("durably.worker.heartbeat.BLOCKED_AFTER", -1.0)
     beats: list[int] = []
     enough = threading.Event()
 

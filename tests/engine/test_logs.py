@@ -13,8 +13,8 @@ import pytest
 
 from durably import Durably, LogContext, Retry, Step, SyncStep
 from durably.errors import RunCancelledError, RunFailedError, StorageError
-from durably.failure import DEBUG
-from durably.logs import RUNS, lasting
+from durably.telemetry.logs import RUNS, lasting
+from durably.telemetry.tracebacks import DEBUG
 
 RESERVED = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -136,7 +136,7 @@ async def test_a_run_that_is_cancelled_elsewhere_as_its_body_ends_reads_as_one(
         async with Durably(tmp_path / "a.db", worker=False) as other:
             await other.cancel(step.run_id)
 
-    monkeypatch.setattr("durably.worker.Worker.check_leases", lambda _: None)
+    monkeypatch.setattr("durably.worker.worker.Worker.check_leases", lambda _: None)
     run = await short.trigger()
     with pytest.raises(RunCancelledError):
         await durably.wait(run)
@@ -454,7 +454,7 @@ async def test_tracebacks_hide_the_frames_of_durably_unless_it_is_debugged(
 
 
 async def test_a_fault_of_durably_itself_keeps_its_frames(durably, monkeypatch):
-    from durably.execution import Execution
+    from durably.worker.execution import Execution
 
     code = compile(
         "def broken(*_): raise AssertionError('a fault')",
@@ -477,7 +477,7 @@ async def test_a_fault_of_durably_itself_keeps_its_frames(durably, monkeypatch):
 
 @pytest.mark.parametrize("is_configured", [True, False])
 async def test_a_stop_that_waits_says_what_for(durably, is_configured, caplog, capsys, monkeypatch):
-    monkeypatch.setattr("durably.worker._SILENT", 0.01)
+    monkeypatch.setattr("durably.worker.worker._SILENT", 0.01)
     caplog.set_level(logging.INFO if is_configured else logging.WARNING, "durably")
     begun, said = asyncio.Event(), asyncio.Event()
 

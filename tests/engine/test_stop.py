@@ -7,7 +7,7 @@ import pytest
 
 from durably import Retry, Step, SyncStep
 from durably.errors import ClosedError, HandedBack, RunFailedError
-from durably.execution import Execution
+from durably.worker.execution import Execution
 
 
 async def test_a_waiter_is_told_when_the_instance_stops(make):

@@ -7,7 +7,7 @@ import pytest
 
 from durably import SyncStep
 from durably.errors import InvalidInputError, StorageError
-from durably.models import Lease
+from durably.store.records import Lease
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def test_watchers_that_wait_for_the_database_are_passed_on(durably, errors
             raise broken.pop(0)
         return await changed()
 
-    monkeypatch.setattr("durably.feed.AGAIN", 0.01)
+    monkeypatch.setattr("durably.feed.feed.AGAIN", 0.01)
     monkeypatch.setattr(durably._store, "changed", breaks)
     watching = asyncio.create_task(anext(durably.subscribe_runs()))
     async with asyncio.timeout(30):

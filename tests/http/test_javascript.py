@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from durably.http.strict_json import MAX_SAFE
+from durably.wire.strict_json import MAX_SAFE
 from tests.browser import npm
 from tests.tier import by_tier
 

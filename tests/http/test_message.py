@@ -3,8 +3,8 @@
 import pytest
 
 from durably.http import Refusal, Request
-from durably.http.message import parse_query
-from durably.http.mount import below
+from durably.http.messages import parse_query
+from durably.http.shutdown import below
 
 
 def test_a_query():

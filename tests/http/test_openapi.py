@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from durably import Step
 from durably.http.openapi import REFUSALS, describe
 from durably.http.routes import ROUTES
-from durably.http.wire import VOCABULARIES, JobInfo
+from durably.wire.runs import VOCABULARIES, JobInfo
 
 from .asking import Asker
 

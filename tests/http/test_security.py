@@ -28,9 +28,9 @@ from durably import Durably, Retry, Run, Step
 from durably.errors import ConfigurationError
 from durably.http import Auth, Limits, Request
 from durably.http.routes import ROUTES
-from durably.store.base import RunFilter
-from durably.store.sql import select_runs
-from durably.store.sqlite import DIALECT
+from durably.store.reads import select_runs
+from durably.store.records import RunFilter
+from durably.store.sqlite.store import DIALECT
 
 from .asking import JSON, Answer, Asker
 from .corpus import LINES, SHELL, STRINGS

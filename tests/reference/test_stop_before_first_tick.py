@@ -9,7 +9,7 @@ import pytest
 
 from durably import Durably, Step
 from durably.errors import HandedBack, Interrupt, RunCancelled
-from durably.execution import Execution
+from durably.worker.execution import Execution
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from durably import execution
-from durably.store import sql
-from durably.store.base import DecidedSteps
-from durably.store.writer import Result, Writer
+from durably.store import claiming, transactions
+from durably.store.records import DecidedSteps
+from durably.store.sqlite.writer import Result, Writer
+from durably.worker import execution
 
 from .world import World
 
@@ -127,10 +127,10 @@ def test_failing_runs_for_storage_trouble_is_caught(monkeypatch):
 
 
 def test_forgetting_that_a_commit_may_have_happened_is_caught(monkeypatch):
-    for name in ("record", "settle", "claim"):
-        original = getattr(sql, name)
+    for module, name in ((transactions, "record"), (transactions, "settle"), (claiming, "claim")):
+        original = getattr(module, name)
         monkeypatch.setattr(
-            sql, name, lambda *args, replay=False, original=original: original(*args)
+            module, name, lambda *args, replay=False, original=original: original(*args)
         )
     assert _caught()
 
@@ -139,7 +139,7 @@ def test_ignoring_checkpoints_is_caught(monkeypatch):
     async def none(self, run_id):
         return DecidedSteps({}, {})
 
-    monkeypatch.setattr("durably.store.sqlite.SQLiteStore.decided_steps", none)
+    monkeypatch.setattr("durably.store.sqlite.store.SQLiteStore.decided_steps", none)
     assert _caught()
 
 

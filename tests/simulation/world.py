@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from durably import Durably, Retry, Step
 from durably.errors import DurablyError, StorageUnavailableError
-from durably.job import Job, define
+from durably.jobs.job import Job, define
 from durably.runtime import Runtime
-from durably.store.sql import statements
-from durably.store.sqlite import DIALECT, SQLiteStore
-from durably.store.writer import Writer
+from durably.store.sqlite.store import DIALECT, SQLiteStore
+from durably.store.sqlite.writer import Writer
+from durably.store.statements import statements
 from tests.oracle import check_journal
 
 from .loop import PROCESS, Process, SimulatedLoop

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from durably.errors import LeaseLost, RunConflictError, RunNotFoundError
-from durably.models import Lease
 from durably.state import (
     ACTIVE,
     CANCEL,
@@ -19,7 +18,7 @@ from durably.state import (
     WAIT,
     Status,
 )
-from durably.store.base import Entry, NewRun, RunFilter, Settlement
+from durably.store.records import Entry, Lease, NewRun, RunFilter, Settlement
 
 LEASE = 30_000
 SETTLING = (COMPLETE, FAIL, WAIT, RELEASE)
@@ -66,7 +65,7 @@ async def test_enqueue_is_all_or_nothing(store):
 
 
 async def test_lines_that_are_many_or_large_are_read_by_pages(store, monkeypatch):
-    monkeypatch.setattr("durably.store.reading.PAGE", 1000)
+    monkeypatch.setattr("durably.store.reader.PAGE", 1000)
     await put(store, new(1))
     held = await claim_one(store)
     for n in range(9):

@@ -8,8 +8,8 @@ import pytest
 from durably.errors import LeaseLost
 from durably.runtime import Runtime
 from durably.state import COMPLETE, FAIL, RELEASE
-from durably.store.base import Entry, NewRun, Settlement
-from durably.store.sqlite import SQLiteStore
+from durably.store.records import Entry, NewRun, Settlement
+from durably.store.sqlite.store import SQLiteStore
 from tests import postgres
 from tests.conftest import ManualPostgresStore
 from tests.oracle import check_journal

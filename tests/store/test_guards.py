@@ -6,11 +6,10 @@ import sys
 
 import pytest
 
-from durably.databases import absolute, path_of, without_password
 from durably.errors import ConfigurationError, StorageUnavailableError
 from durably.runtime import Runtime
-from durably.store import guards
-from durably.store.sqlite import SQLiteStore
+from durably.store.sqlite.store import SQLiteStore, file
+from durably.store.url import absolute, path_of, without_password
 
 from .test_sqlite import OPEN, _as_nobody, opened, run
 
@@ -61,7 +60,7 @@ async def test_a_file_with_two_names_is_refused_under_each(tmp_path):
             with pytest.raises(ConfigurationError, match=r"2 names .* remove the other names"):
                 await SQLiteStore(tmp_path / name, Runtime(), read_only=read_only).open()
     with pytest.raises(ConfigurationError, match="2 names"):
-        guards.connect_to_look(tmp_path / "b.db")
+        file.connect_to_look(tmp_path / "b.db")
     assert not list(tmp_path.glob("b.db-*")), "SQLite would look for its log there"
     os.unlink(tmp_path / "b.db")
     await store.close()
@@ -76,12 +75,12 @@ def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path, name):
     mounts = tmp_path / "mountinfo"
     head = "21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
     mounts.write_text(f"{head}22 21 8:1 /home/x {tmp_path} rw - xfs /dev/vdb rw\n")
-    guards.check_single_name(path, str(mounts))
+    file.check_single_name(path, str(mounts))
     mounts.write_text(f"{head}22 21 8:1 /home/x/j.db {escaped} rw - ext4 /dev/vda rw\n")
     with pytest.raises(ConfigurationError, match="mount the directory"):
-        guards.check_single_name(path, str(mounts))
+        file.check_single_name(path, str(mounts))
     mounts.write_text(f"{head}22 21 0:9 / {escaped} rw - nfs4 server:/x rw\n")
-    assert guards.file_system_of(path, str(mounts)) == "nfs4"
+    assert file.file_system_of(path, str(mounts)) == "nfs4"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_a_file_that_is_mounted_by_itself_is_refused(tmp_path, name):
      ("zfs", False), ("xfs", False)],
 )  # fmt: skip
 def test_file_systems_that_other_machines_may_see(kind, refused):
-    assert guards.is_network(kind) is refused
+    assert file.is_network(kind) is refused
 
 
 def test_opening_a_file_takes_no_lock_away_from_who_has_it_open(tmp_path):
@@ -172,8 +171,8 @@ async def test_a_directory_of_another_user_is_refused_with_a_way_out(tmp_path):
 
 
 async def test_a_log_that_the_elected_one_leaves_alone_is_written_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("durably.store.sqlite._LONG_LOG", 1_000)
-    monkeypatch.setattr("durably.store.sqlite._UNTENDED", 0.0)
+    monkeypatch.setattr("durably.store.sqlite.store._LONG_LOG", 1_000)
+    monkeypatch.setattr("durably.store.sqlite.store._UNTENDED", 0.0)
     one, two = await opened(tmp_path / "a.db"), await opened(tmp_path / "a.db")
     one._writer.checkpoints = False  # as one that hangs: it holds the lock and does nothing
     one._connection.execute("pragma wal_autocheckpoint = 0")
@@ -227,7 +226,7 @@ from pathlib import Path
 from durably.store import guards
 os.setuid(65534)
 try:
-    guards.connect_to_look(Path({str(tmp_path / "copy-a.db")!r}))
+    file.connect_to_look(Path({str(tmp_path / "copy-a.db")!r}))
 except Exception as error:
     print(type(error).__name__, error)
 """

@@ -10,11 +10,11 @@ import pytest
 
 from durably import Durably, Step
 from durably.errors import SchemaError
-from durably.models import RunRow
 from durably.runtime import Runtime
 from durably.state import NEVER, PARKED
-from durably.store.sql import migrations
-from durably.store.sqlite import DIALECT, SQLiteStore
+from durably.store.records import RunRow
+from durably.store.sqlite.store import DIALECT, SQLiteStore
+from durably.store.statements import migrations
 
 ROWS = Path(__file__).with_name("version_1.sql")
 RELEASED = {1: "e1fcfb9c43c410eb"}  # the beginning of its SHA-256

@@ -13,15 +13,15 @@ import asyncpg
 import pytest
 
 from durably import Durably, Step
-from durably.databases import without_password
 from durably.errors import ConfigurationError, SchemaError, StorageUnavailableError
 from durably.runtime import Runtime
 from durably.state import COMPLETE, RELEASE
-from durably.store.base import Entry, NewRun, RunFilter, Settlement
-from durably.store.postgres.migrating import migration_sql
+from durably.store.postgres.migrate import migration_sql
 from durably.store.postgres.statements import DIALECT, Statements
 from durably.store.postgres.store import PostgresStore
-from durably.store.sql import migrations
+from durably.store.records import Entry, NewRun, RunFilter, Settlement
+from durably.store.statements import migrations
+from durably.store.url import without_password
 from tests import postgres
 
 ROWS = Path(__file__).with_name("version_1.sql")
@@ -180,7 +180,7 @@ async def test_a_role_that_may_not_create_tables_can_work(postgres_url):
 
 
 def test_a_missing_driver_is_named(monkeypatch):
-    monkeypatch.setattr("durably.databases.find_spec", lambda name: None)
+    monkeypatch.setattr("durably.store.url.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'durably\[postgres\]'"):
         Durably("postgresql://localhost/x")
 
@@ -363,10 +363,10 @@ async def test_a_server_that_takes_no_settings_is_used_as_a_pooler(
     postgres_url, caplog, monkeypatch
 ):
     """As PgBouncer in transaction mode answers; then nothing may outlive a transaction."""
-    from durably.store.postgres import link
+    from durably.store.postgres import connection
 
     refused = []
-    connect = link.connect
+    connect = connection.connect
 
     async def picky(url, **options):
         if set(options["server_settings"]) != {"application_name"}:
@@ -376,7 +376,7 @@ async def test_a_server_that_takes_no_settings_is_used_as_a_pooler(
         assert options["statement_cache_size"] == 0
         return await connect(url, **options)
 
-    monkeypatch.setattr(link, "connect", picky)
+    monkeypatch.setattr(connection, "connect", picky)
     caplog.set_level(logging.INFO)
     durably = Durably(postgres_url, polling_interval=0.05)
 

@@ -9,10 +9,10 @@ import pytest
 from durably import Durably, Step
 from durably.runtime import Runtime
 from durably.state import NEVER, TRANSITIONS
-from durably.store.postgres.link import Session
+from durably.store.postgres.connection import Session
 from durably.store.postgres.statements import DIALECT
 from durably.store.postgres.store import PostgresStore
-from durably.store.sql import statements
+from durably.store.statements import statements
 from tests.tier import by_tier
 
 MANY = by_tier(quick=20_000, ci=100_000, soak=1_000_000)

@@ -11,12 +11,12 @@ import pytest
 from durably import Durably, Step
 from durably.errors import LeaseLost, StorageError, StorageUnavailableError
 from durably.runtime import Runtime
-from durably.store import sql
-from durably.store.base import Entry, NewRun
-from durably.store.postgres import link
+from durably.store import reads
+from durably.store.postgres import connection
+from durably.store.postgres.errors import LostConnectionError
 from durably.store.postgres.leases import Leases
 from durably.store.postgres.store import PostgresStore
-from durably.store.postgres.trouble import LostConnectionError
+from durably.store.records import Entry, NewRun
 from tests import postgres
 from tests.oracle import check_journal
 from tests.proxy import Cut, Proxy
@@ -132,8 +132,8 @@ async def test_a_cut_at_any_message_of_a_run(proxied, after):
 
 async def test_a_pulled_cable(proxied, monkeypatch):
     """Nothing arrives and nothing ends: only a limit of our own tells (D2)."""
-    monkeypatch.setattr("durably.store.postgres.link.COMMAND_TIMEOUT", 0.5)
-    monkeypatch.setattr("durably.store.postgres.link.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr("durably.store.postgres.connection.COMMAND_TIMEOUT", 0.5)
+    monkeypatch.setattr("durably.store.postgres.connection.CONNECT_TIMEOUT", 0.5)
     url, proxy, way = proxied
     crew = Crew(way)
     async with crew.durably:
@@ -262,12 +262,12 @@ async def test_what_the_driver_says_does_not_reach_the_caller(postgres_url):
 
 async def test_a_slow_listing_is_no_outage(postgres_url, monkeypatch):
     """It is refused at once, keeps nobody from being taken over, and holds up no other read."""
-    monkeypatch.setitem(link._SETTINGS, "statement_timeout", "300")
+    monkeypatch.setitem(connection._SETTINGS, "statement_timeout", "300")
     durably = Durably(postgres_url, worker=False)
     await durably.init()
     store = durably._store
     monkeypatch.setattr(
-        sql, "select_runs", lambda *_: ("select pg_sleep(600) from durably_version limit 1", {})
+        reads, "select_runs", lambda *_: ("select pg_sleep(600) from durably_version limit 1", {})
     )
     listing = asyncio.create_task(durably.get_runs())
     while not store._listings._turn.locked():
@@ -306,7 +306,7 @@ async def test_a_worker_that_stops_within_a_transaction_is_ended_by_the_server(
     postgres_url, monkeypatch
 ):
     """Its locks would keep a run from everybody else for as long as it sleeps (Z2)."""
-    monkeypatch.setitem(link._SETTINGS, "idle_in_transaction_session_timeout", "300")
+    monkeypatch.setitem(connection._SETTINGS, "idle_in_transaction_session_timeout", "300")
     asleep, awake = (PostgresStore(postgres_url, Runtime()) for _ in range(2))
     for store in (asleep, awake):
         await store.open()

@@ -10,10 +10,10 @@ import pytest
 
 from durably.errors import LeaseLost
 from durably.state import COMPLETE, FAIL, RELEASE
-from durably.store import sql
-from durably.store.base import Entry, NewRun, Settlement
-from durably.store.postgres import batch, claims
-from durably.store.postgres.link import Link
+from durably.store import leasing, records
+from durably.store.postgres import claim, flush
+from durably.store.postgres.connection import Link
+from durably.store.records import Entry, NewRun, Settlement
 from tests import postgres
 from tests.conftest import ManualPostgresStore, ManualRuntime
 from tests.oracle import check_journal
@@ -55,8 +55,8 @@ class Pair:
 
     async def take_over(self, session) -> list:
         token = self.store._runtime.token()
-        ask = sql.ClaimRequest(["job"], "new", token, self.now, LEASE, 1, takeover=True)
-        return (await claims.claim(session, ask)).taken
+        ask = records.ClaimRequest(["job"], "new", token, self.now, LEASE, 1, takeover=True)
+        return (await claim.claim(session, ask)).taken
 
     async def until_somebody_waits(self) -> None:
         async with asyncio.timeout(30), self.watch.session() as session:
@@ -85,10 +85,10 @@ class Pair:
             }
             return await session.fetch("renew_all", {**given, "now": self.now}) or None
         if kind == "record":  # a single one would go by the statement for one
-            other = batch.Record(self.lease._replace(run_id="x" * 36), write.entry)
-            result = (await batch._record(session, [write, other]))[0]
+            other = flush.Record(self.lease._replace(run_id="x" * 36), write.entry)
+            result = (await flush._record(session, [write, other]))[0]
         else:
-            together = batch._save_progress if kind == "progress" else batch._settle
+            together = flush._save_progress if kind == "progress" else flush._settle
             (result,) = await together(session, [write])
         if result.error is not None:
             raise result.error
@@ -109,15 +109,15 @@ class Pair:
 
 def _write(kind, lease, now):
     if kind == "renew":
-        return sql.renew([lease._replace(duration=5 * LEASE)], now)
+        return leasing.renew([lease._replace(duration=5 * LEASE)], now)
     if kind == "record":
-        return batch.Record(lease, Entry("step:complete", now, "step", 0, now, "1"))
+        return flush.Record(lease, Entry("step:complete", now, "step", 0, now, "1"))
     if kind == "progress":
-        return batch.SaveProgress(lease, '{"current":1}', now)
+        return flush.SaveProgress(lease, '{"current":1}', now)
     values = {"complete": {"output": "1"}, "fail": {"error": '{"type":"E","message":""}'}}
     moves = {"complete": COMPLETE, "fail": FAIL, "release": RELEASE}
     due = now if kind == "release" else None
-    return batch.Settle(lease, moves[kind], Settlement(now, due, **values.get(kind, {})))
+    return flush.Settle(lease, moves[kind], Settlement(now, due, **values.get(kind, {})))
 
 
 @contextlib.asynccontextmanager

@@ -6,14 +6,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from durably import Durably, Step
-from durably.models import Lease
 from durably.runtime import Runtime
 from durably.state import COMPLETE
-from durably.store.base import Entry, NewRun, Settlement
-from durably.store.postgres import link
-from durably.store.postgres.batch import choose
+from durably.store.postgres import connection
+from durably.store.postgres.flush import choose
 from durably.store.postgres.store import PostgresStore
 from durably.store.postgres.writes import MAX_BYTES, Record, Settle, portions
+from durably.store.records import Entry, Lease, NewRun, Settlement
 from tests.proxy import Proxy
 
 from .test_postgres_faults import through
@@ -64,7 +63,7 @@ def test_many_large_inputs_are_several_statements():
 @pytest.fixture
 async def slow(postgres_url, monkeypatch):
     """A line that carries less than a flush has within the time that one may take."""
-    monkeypatch.setattr(link, "COMMAND_TIMEOUT", 0.5)
+    monkeypatch.setattr(connection, "COMMAND_TIMEOUT", 0.5)
     async with Proxy(urlsplit(postgres_url).port) as proxy:
         proxy.rate = 1_000_000
         yield through(postgres_url, proxy)

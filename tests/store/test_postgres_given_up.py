@@ -16,7 +16,7 @@ import pytest
 from durably import Durably, Step
 from durably.errors import DurablyError, RunCancelled
 from durably.store.postgres import leases
-from durably.store.postgres.link import Link
+from durably.store.postgres.connection import Link
 from tests.proxy import Proxy
 from tests.tier import by_tier
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from durably.models import Lease
 from durably.runtime import Runtime
 from durably.store.postgres.store import PostgresStore
+from durably.store.records import Lease
 
 
 class Stuck(logging.Handler):

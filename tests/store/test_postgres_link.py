@@ -3,8 +3,8 @@
 import pytest
 
 from durably.runtime import Runtime
+from durably.store.postgres.connection import Link
 from durably.store.postgres.driver import ServerError
-from durably.store.postgres.link import Link
 from durably.store.postgres.store import PostgresStore
 
 RAISE = "do $$ begin raise exception using errcode = '{}'; end $$"

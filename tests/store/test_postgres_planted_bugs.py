@@ -14,12 +14,12 @@ import pytest
 
 from durably.errors import LeaseLost
 from durably.state import CANCEL, COMPLETE, RELEASE, TRANSITIONS, WAIT
-from durably.store import sql
-from durably.store.base import Entry, Settlement
-from durably.store.postgres import claims, positions
-from durably.store.postgres.link import Link
+from durably.store import claiming, enqueuing, reads
+from durably.store.postgres import claim as claim_module
+from durably.store.postgres import positions
+from durably.store.postgres.connection import Link
 from durably.store.postgres.writes import Claim, Enqueue, Record, Settle
-from durably.store.sql import ClaimRequest
+from durably.store.records import ClaimRequest, Entry, Settlement
 from tests import postgres
 from tests.conftest import ManualPostgresStore, ManualRuntime
 from tests.planting import rewrite
@@ -302,9 +302,9 @@ async def a_journal_of_large_lines_comes_in_pages(store):
     held = await claim_one(store)
     for n in range(4):
         await store.record(held.lease, entry(store, f"s{n}")._replace(data="x" * 100))
-    page = await store._read(lambda: sql.journal(held.row.id, 0, 100, 150))
+    page = await store._read(lambda: reads.journal(held.row.id, 0, 100, 150))
     assert ([line.seq for line in page.rows], page.last) == ([1, 2, 3, 4], 4)
-    page = await store._read(lambda: sql.journal(held.row.id, 4, 100, 1000))
+    page = await store._read(lambda: reads.journal(held.row.id, 4, 100, 1000))
     assert ([line.seq for line in page.rows], page.last) == ([5, 6], None)
 
 
@@ -372,7 +372,7 @@ async def what_waits_behind_a_key_is_due_no_more(store):
 async def what_may_be_coalesced_waits_for_who_decides(store):
     run = conformance.skipping(1)
     async with store._commands.session() as session, session.transaction():
-        await session.fetch("lock_keys", {"names": sql.keys_to_lock([run])})
+        await session.fetch("lock_keys", {"names": enqueuing.keys_to_lock([run])})
         tried = asyncio.ensure_future(store.enqueue([run], 1))
         await asyncio.wait([tried], timeout=0.2)
         assert not tried.done()
@@ -490,12 +490,12 @@ BUGS = {
 
 
 async def _taken_without_a_transaction(session, ask, due):
-    return await session.run(sql.take(ask, due))
+    return await session.run(claiming.take(ask, due))
 
 
 IN_CODE = {
     "a run with a key is taken or parked without a transaction": (
-        claims, "_take", _taken_without_a_transaction,
+        claim_module, "_take", _taken_without_a_transaction,
         a_run_is_parked_before_the_holder_of_its_key_leaves),
     "whoever completed a run, it was us": (
         Settle, "is_done", lambda self, row: row.status == self.transition.target,

@@ -13,8 +13,8 @@ import pytest
 from durably import Durably, Step
 from durably.runtime import Runtime
 from durably.state import COMPLETE
-from durably.store.base import Entry, NewRun, Settlement
 from durably.store.postgres.store import PostgresStore
+from durably.store.records import Entry, NewRun, Settlement
 from tests import debian, postgres
 from tests.oracle import check_journal
 from tests.tier import TIER

@@ -6,7 +6,7 @@ import pytest
 
 from durably.runtime import Runtime
 from durably.store.base import Notice
-from durably.store.postgres.signals import Signals
+from durably.store.postgres.notifier import Signals
 from durably.store.postgres.store import PostgresStore
 
 

@@ -9,9 +9,9 @@ import pytest
 from durably import Durably, Step
 from durably.runtime import Runtime
 from durably.state import COMPLETE
-from durably.store.base import Cursor, Entry, Missing, NewRun, Settlement
-from durably.store.postgres import follow
+from durably.store.postgres import tail
 from durably.store.postgres.store import PostgresStore
+from durably.store.records import Cursor, Entry, Missing, NewRun, Settlement
 from tests.tier import by_tier
 
 ROUNDS = by_tier(quick=100, ci=400, soak=20_000)
@@ -156,7 +156,7 @@ async def test_nothing_that_many_stores_write_is_missed(followed, postgres_url):
 def test_a_gap_is_split_by_what_appears_in_it():
     at_work, nobody = frozenset({"3/7"}), frozenset()
     before = Cursor(10, (Missing(3, 8, at_work), Missing(9, 9, nobody)))
-    position, gaps = follow.gaps_after(before, [5, 13])
+    position, gaps = tail.gaps_after(before, [5, 13])
     assert position == 13
     assert gaps == [Missing(3, 4, at_work), Missing(6, 8, at_work), Missing(11, 12, nobody)]
 

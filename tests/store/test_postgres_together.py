@@ -8,8 +8,8 @@ import pytest
 
 from durably import Durably, Step
 from durably.runtime import Runtime
-from durably.store.base import NewRun
 from durably.store.postgres.store import PostgresStore
+from durably.store.records import NewRun
 
 PATIENCE = 60  # seconds
 _INSERT = """

@@ -21,9 +21,8 @@ from durably.errors import (
     StorageUnavailableError,
 )
 from durably.runtime import Runtime
-from durably.store import guards
-from durably.store.base import NewRun, RunFilter
-from durably.store.sqlite import SQLiteStore
+from durably.store.records import NewRun, RunFilter
+from durably.store.sqlite.store import SQLiteStore, file
 
 
 async def opened(path, **options) -> SQLiteStore:
@@ -88,10 +87,10 @@ async def test_the_log_stays_small(tmp_path):
 
 def test_d10_an_old_sqlite_is_refused():
     with pytest.raises(ConfigurationError, match=r"SQLite 3\.34\.1 is too old.*3\.35\.0"):
-        guards.check_sqlite((3, 34, 1))
-    guards.check_sqlite((3, 35, 0))
-    assert guards.has_checkpoint_race((3, 40, 1))
-    assert not guards.has_checkpoint_race((3, 51, 3))
+        file.check_sqlite((3, 34, 1))
+    file.check_sqlite((3, 35, 0))
+    assert file.has_checkpoint_race((3, 40, 1))
+    assert not file.has_checkpoint_race((3, 51, 3))
 
 
 @pytest.mark.parametrize("name", ["", "x", "x/y/z"])
@@ -166,12 +165,12 @@ def test_d14_a_network_file_system_is_refused(tmp_path, kind, refused):
         f"23 21 0:6 / {tmp_path}x rw shared:3 - nfs server:/other rw\n"
     )
     path = tmp_path / "a.db"
-    assert guards.file_system_of(path, str(mounts)) == kind
+    assert file.file_system_of(path, str(mounts)) == kind
     if refused:
         with pytest.raises(ConfigurationError, match=f"network file system \\({kind}\\)"):
-            guards.check_file_system(path, str(mounts))
+            file.check_file_system(path, str(mounts))
     else:
-        guards.check_file_system(path, str(mounts))
+        file.check_file_system(path, str(mounts))
 
 
 async def test_d15_a_fork_is_told_to_open_its_own(tmp_path):
@@ -295,7 +294,7 @@ async def test_writers_take_turns_and_nobody_sees_a_lock(tmp_path):
 
 
 async def test_a_caller_outside_a_run_does_not_wait_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("durably.store.sqlite.PATIENCE", 0.2)
+    monkeypatch.setattr("durably.store.sqlite.store.PATIENCE", 0.2)
     store = await opened(tmp_path / "a.db")
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     other.execute("begin immediate")
@@ -326,7 +325,7 @@ async def test_what_waits_is_written_before_the_close(tmp_path):
 
 
 async def test_a_close_does_not_wait_for_ever_for_its_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr("durably.store.writer._LAST_PATIENCE", 0.2)
+    monkeypatch.setattr("durably.store.sqlite.writer._LAST_PATIENCE", 0.2)
     store = await opened(tmp_path / "a.db")
     other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     other.execute("begin immediate")

@@ -7,10 +7,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 
 from durably.errors import LeaseLost, RunConflictError, RunNotFoundError
-from durably.models import JournalRow, Lease, RunRow
 from durably.state import CANCEL, COMPLETE, FAIL, FINAL, RELEASE, RETRY, WAIT, Status
-from durably.store.base import Claims, Entry, NewRun, RunFilter, Settlement
-from durably.store.sqlite import SQLiteStore
+from durably.store.records import (
+    Claims,
+    Entry,
+    JournalRow,
+    Lease,
+    NewRun,
+    RunFilter,
+    RunRow,
+    Settlement,
+)
+from durably.store.sqlite.store import SQLiteStore
 from tests import postgres
 from tests.conftest import ManualPostgresStore, ManualRuntime
 from tests.oracle import check_journal

@@ -6,11 +6,12 @@ from datetime import timedelta
 from typing import Any
 
 from durably import events
-from durably.codec import dump_json
 from durably.events import AnyEvent
-from durably.http.wire import JobInfo, Triggered, TriggerRequest
-from durably.models import Health, LogEntry, Progress, RunError, RunRow, StepRecord
+from durably.models import Health, LogEntry, Progress, RunError, StepRecord
 from durably.runtime import to_datetime
+from durably.store.records import RunRow
+from durably.values.text import dump_json
+from durably.wire.runs import JobInfo, Triggered, TriggerRequest
 
 ID = "01a1f000-0000-7000-8000-000000000001"
 AT = 1_793_880_000_123  # milliseconds

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from durably.codec import PLAIN
 from durably.events import EVENT_TYPES
-from durably.http import strict_json, wire
 from durably.http.openapi import REFUSALS, describe
 from durably.http.sse import LONG_RETRY, PING, frame, retry_hint
-from durably.http.wire import CURRENT, VOCABULARIES, ErrorPolicy, Vocabulary
+from durably.values.codec import PLAIN
+from durably.wire import runs, strict_json
+from durably.wire.runs import CURRENT, VOCABULARIES, ErrorPolicy, Vocabulary
 
 from . import samples
 
@@ -32,51 +32,51 @@ def told(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     """What each file of a vocabulary holds, by the sample's name."""
     wires = {name: (row, count) for name, (row, count) in samples.RUNS.items()}
     files: dict[str, dict[str, Any]] = {
-        "runs": {name: wire.run_to_wire(*run, vocabulary) for name, run in wires.items()},
+        "runs": {name: runs.run_to_wire(*run, vocabulary) for name, run in wires.items()},
         "steps": {
-            name: wire.step_to_wire(step, samples.ID, vocabulary)
+            name: runs.step_to_wire(step, samples.ID, vocabulary)
             for name, step in samples.STEPS.items()
         },
-        "logs": {name: wire.log_to_wire(log, vocabulary) for name, log in samples.LOGS.items()},
+        "logs": {name: runs.log_to_wire(log, vocabulary) for name, log in samples.LOGS.items()},
         "events": {
-            name: wire.event_to_wire(event, ROW, vocabulary)
+            name: runs.event_to_wire(event, ROW, vocabulary)
             for name, event in samples.EVENTS.items()
         },
         "list_events": {
-            name: wire.event_to_list(event, vocabulary) for name, event in samples.EVENTS.items()
+            name: runs.event_to_list(event, vocabulary) for name, event in samples.EVENTS.items()
         }
         | {"resync": {"type": vocabulary.resync}},
     }
     for policy in POLICIES:
         row, count = samples.RUNS["failed"]
         failed = samples.STEPS["failed"]
-        files["runs"][f"failed, errors={policy}"] = wire.run_to_wire(row, count, vocabulary, policy)
-        files["steps"][f"failed, errors={policy}"] = wire.step_to_wire(
+        files["runs"][f"failed, errors={policy}"] = runs.run_to_wire(row, count, vocabulary, policy)
+        files["steps"][f"failed, errors={policy}"] = runs.step_to_wire(
             failed, samples.ID, vocabulary, policy
         )
         for name in ("run:fail", "step:fail"):
-            event = wire.event_to_wire(samples.EVENTS[name], ROW, vocabulary, policy)
+            event = runs.event_to_wire(samples.EVENTS[name], ROW, vocabulary, policy)
             files["events"][f"{name}, errors={policy}"] = event
     return files
 
 
 def told_by_all() -> dict[str, dict[str, Any]]:
     """What both vocabularies say alike."""
-    run = wire.run_to_wire(*samples.RUNS["pending"])
-    triggered = {name: wire.triggered_to_wire(t) for name, t in samples.TRIGGERED.items()}
+    run = runs.run_to_wire(*samples.RUNS["pending"])
+    triggered = {name: runs.triggered_to_wire(t) for name, t in samples.TRIGGERED.items()}
     with_run = samples.TRIGGERED["created"]._replace(run=run)
-    event = wire.event_to_wire(samples.EVENTS["step:complete"], ROW)
-    live = wire.event_to_wire(samples.EVENTS["run:progress"], ROW)
+    event = runs.event_to_wire(samples.EVENTS["step:complete"], ROW)
+    live = runs.event_to_wire(samples.EVENTS["run:progress"], ROW)
     return {
-        "jobs": {name: wire.job_to_wire(job) for name, job in samples.JOBS.items()},
-        "health": {name: wire.health_to_wire(health) for name, health in samples.HEALTH.items()},
-        "triggered": {**triggered, "with the run": wire.triggered_to_wire(with_run)},
+        "jobs": {name: runs.job_to_wire(job) for name, job in samples.JOBS.items()},
+        "health": {name: runs.health_to_wire(health) for name, health in samples.HEALTH.items()},
+        "triggered": {**triggered, "with the run": runs.triggered_to_wire(with_run)},
         "trigger_requests": {
-            name: wire.trigger_to_wire(request) for name, request in samples.REQUESTS.items()
+            name: runs.trigger_to_wire(request) for name, request in samples.REQUESTS.items()
         },
         "queries": {
-            "none": wire.runs_to_query(),
-            "all": wire.runs_to_query(
+            "none": runs.runs_to_query(),
+            "all": runs.runs_to_query(
                 ["a", "b"], ["pending", "running"], {"org": "o 1", "größe": "&="}, 20, 40, "c"
             ),
         },
@@ -132,7 +132,7 @@ def as_told(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", samples.RUNS)
 def test_runs_come_back(name):
-    run = wire.run_from_wire(golden("runs")[name], PLAIN, PLAIN)
+    run = runs.run_from_wire(golden("runs")[name], PLAIN, PLAIN)
     row, _ = samples.RUNS[name]
     assert (run.id, run.job, run.status, run.attempt) == (
         row.id,
@@ -159,19 +159,19 @@ def test_steps_come_back(name):
     step = samples.STEPS[name]
     error = step.error and replace(step.error, traceback=None)
     expected = replace(step, output=as_told(step.output), error=error)
-    assert wire.step_from_wire(golden("steps")[name]) == expected
+    assert runs.step_from_wire(golden("steps")[name]) == expected
 
 
 @pytest.mark.parametrize("name", samples.LOGS)
 def test_log_lines_come_back(name):
     expected = replace(samples.LOGS[name], data=as_told(samples.LOGS[name].data))
-    assert wire.log_from_wire(golden("logs")[name]) == expected
+    assert runs.log_from_wire(golden("logs")[name]) == expected
 
 
 @pytest.mark.parametrize("name", samples.EVENTS)
 def test_events_come_back(name):
     event = samples.EVENTS[name]
-    back = wire.event_from_wire(golden("events")[name])
+    back = runs.event_from_wire(golden("events")[name])
     changes: dict[str, Any] = {
         "scope": "",
         "timestamp": event.timestamp.replace(microsecond=123_000),
@@ -184,7 +184,7 @@ def test_events_come_back(name):
     if hasattr(event, "error"):
         changes["error"] = replace(event.error, traceback=None)
     assert back == replace(event, **changes)
-    listed = wire.event_from_list(golden("list_events")[name])
+    listed = runs.event_from_list(golden("list_events")[name])
     assert (listed.type, listed.run_id, listed.sequence) == (
         event.type,
         event.run_id,
@@ -199,14 +199,14 @@ def test_every_event_has_a_sample():
 @pytest.mark.parametrize("name", samples.REQUESTS)
 def test_triggers_come_back(name):
     body = json.dumps(golden("trigger_requests")[name]).encode()
-    assert wire.trigger_from_wire(body) == samples.REQUESTS[name]
+    assert runs.trigger_from_wire(body) == samples.REQUESTS[name]
 
 
 def test_the_rest_comes_back():
     for name, job in samples.JOBS.items():
-        assert wire.job_from_wire(golden("jobs")[name]) == job
+        assert runs.job_from_wire(golden("jobs")[name]) == job
     for name, triggered in samples.TRIGGERED.items():
-        assert wire.triggered_from_wire(golden("triggered")[name]) == triggered
+        assert runs.triggered_from_wire(golden("triggered")[name]) == triggered
 
 
 # -- what is never told, and what OpenAPI says of it

@@ -8,7 +8,7 @@ from typing import Any, cast
 from ..durably import Durably
 from ..errors import ConfigurationError
 from ..handle import JobHandle
-from ..job import Job
+from ..jobs.job import Job
 
 
 def jobs_of(module: str) -> list[Job[Any, Any]]:

@@ -11,8 +11,8 @@ from ..durably import Durably
 from ..errors import StorageError
 from ..plugins import with_log_persistence
 from ..runtime import Runtime
-from ..store.base import Durability
-from ..store.sqlite import SQLiteStore
+from ..store.records import Durability
+from ..store.sqlite.store import SQLiteStore
 from .jobs import jobs_of
 from .port import Page, Port
 

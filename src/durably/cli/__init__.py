@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from io import TextIOWrapper
 
 from ..errors import ConfigurationError, DurablyError, InvalidInputError, StorageError
-from ..failure import DEBUG
+from ..telemetry.tracebacks import DEBUG
 from ..terminal import clean
 from .hints import completed
 from .parser import build_parser

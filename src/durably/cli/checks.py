@@ -13,12 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from ..bell import Presence, presence
 from ..errors import ConfigurationError
 from ..runtime import to_datetime
 from ..state import NEVER
-from ..store import guards
-from ..store.sql import RETIRED
+from ..store.sqlite import file
+from ..store.sqlite.notifier import Presence, presence
+from ..store.statements import RETIRED
 from .home import newest_schema, schema_version
 from .show import when
 
@@ -55,7 +55,7 @@ START = "start one that knows the job: durably worker MODULE:DURABLY"
 
 def workers_beside(path: Path) -> Workers:
     """Those that use a file: each can be reached through the directory beside it."""
-    directory = guards.companion_of(path)
+    directory = file.companion_of(path)
     if not hasattr(socket, "AF_UNIX"):
         return UNKNOWN
     alive = [presence(bell) for bell in directory.glob("*.bell")].count(Presence.ALIVE)
@@ -86,11 +86,11 @@ def sqlite() -> Iterator[Finding]:
     """The SQLite that Python was built with."""
     version = f"SQLite {sqlite3.sqlite_version}"
     try:
-        guards.check_sqlite()
+        file.check_sqlite()
     except ConfigurationError as error:
         yield Finding("sqlite", "wrong", str(error), "use a Python with a newer SQLite")
         return
-    turns = "; processes take turns to write its log back" if guards.has_checkpoint_race() else ""
+    turns = "; processes take turns to write its log back" if file.has_checkpoint_race() else ""
     yield Finding("sqlite", "ok", f"{version}{turns}")
 
 
@@ -113,22 +113,22 @@ def permissions(path: Path) -> Iterator[Finding]:
 def file_system(path: Path) -> Iterator[Finding]:
     """Whether the file system keeps SQLite's promises, and the file has one name."""
     try:
-        guards.check_single_name(guards.real_path(path))
+        file.check_single_name(file.real_path(path))
     except ConfigurationError as error:
         yield Finding("file", "wrong", str(error), "give the file one name")
     try:
-        guards.check_file_system(path)
+        file.check_file_system(path)
     except ConfigurationError as error:
         yield Finding("file system", "wrong", str(error), "move the file to a local disk")
     else:
         yield Finding(
-            "file system", "ok", guards.file_system_of(path) or "the platform does not tell"
+            "file system", "ok", file.file_system_of(path) or "the platform does not tell"
         )
 
 
 def companion(path: Path) -> Iterator[Finding]:
     """Whether the processes on the file can find each other."""
-    directory = guards.companion_of(path)
+    directory = file.companion_of(path)
     if not directory.exists():
         yield Finding("companion", "ok", f"no process has made {directory.name} yet")
         return
@@ -174,7 +174,7 @@ def schema_finding(version: int, needed: int, besides: str = "") -> Finding:
 def journal(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
     """SQLite's own log."""
     mode = connection.execute("pragma journal_mode").fetchone()[0]
-    wal = Path(f"{guards.real_path(path)}-wal")
+    wal = Path(f"{file.real_path(path)}-wal")
     size = wal.stat().st_size if wal.exists() else 0
     what = f"journal mode {mode}, {size:,} bytes in the log"
     if mode != "wal":
@@ -196,7 +196,7 @@ def runs_in_file(connection: sqlite3.Connection, path: Path, now: int) -> Iterat
         cursor = connection.execute(text, parameters(now))
         columns = [column[0] for column in cursor.description]
         rows[name] = [dict(zip(columns, row, strict=True)) for row in cursor]
-    bells = guards.companion_of(path)
+    bells = file.companion_of(path)
     if hasattr(socket, "AF_UNIX"):
         yield from _lost_bells(rows["owners"], now, bells)
     yield from Runs(rows, now, workers_beside(path)).findings()

@@ -13,8 +13,8 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-from ..http.strict_json import MAX_SAFE
-from ..job import Job
+from ..jobs.job import Job
+from ..wire.strict_json import MAX_SAFE
 from .target import load_durably
 
 Schema = Mapping[str, Any]

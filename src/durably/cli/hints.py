@@ -6,7 +6,7 @@ import re
 import shlex
 from argparse import Namespace
 
-from ..databases import without_password
+from ..store.url import without_password
 
 _COMMAND = re.compile(
     r"\bdurably (?:(?:migrate|doctor)\b|(?:runs [a-z]+|steps|logs) [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"

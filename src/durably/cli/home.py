@@ -12,16 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..databases import DatabaseOptions, is_postgres, path_of, store_of, without_password
 from ..durably import Durably
 from ..errors import SchemaError, StorageError
-from ..job import Job
+from ..jobs.job import Job
 from ..runtime import Runtime
 from ..store.base import Store
-from ..store.guards import connect_to_look, damaged
-from ..store.sql import migrations, refuse_newer
-from ..store.sqlite import DIALECT, SQLiteStore
-from ..store.writer import is_damaged
+from ..store.sqlite.file import connect_to_look, damaged
+from ..store.sqlite.store import DIALECT, SQLiteStore
+from ..store.sqlite.writer import is_damaged
+from ..store.statements import migrations, refuse_newer
+from ..store.url import DatabaseOptions, is_postgres, path_of, store_of, without_password
 from .target import UsageError, load_durably
 
 DEFAULT = "durably.db"

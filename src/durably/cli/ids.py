@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import RunNotFoundError
-from ..handle import CURSOR
+from ..jobs.filter import CURSOR
 from ..models import Run
 from .connect import Runs
 from .target import UsageError

@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from ..handle import MAX_LIMIT
+from ..jobs.filter import MAX_LIMIT
 from ..models import Run
 from ..options import whole
 from ..terminal import clean

@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from datetime import UTC, datetime
 from typing import Any
 
-from ..logs import FIELDS, LogContext, is_ours
+from ..telemetry.logs import FIELDS, LogContext, is_ours
 from ..terminal import clean, clean_lines
 from .show import when
 

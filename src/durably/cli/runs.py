@@ -309,6 +309,6 @@ def _script(args: Namespace) -> str:
             f"--sql is for PostgreSQL; 'durably migrate' brings {home.name} up to date"
         )
     need_driver()
-    from ..store.postgres.migrating import migration_sql
+    from ..store.postgres.migrate import migration_sql
 
     return migration_sql(home.options.schema, after=args.after)

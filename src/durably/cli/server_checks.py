@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import Any
 
 from ..runtime import Runtime
+from ..store.postgres.connection import NO_URL
 from ..store.postgres.driver import DriverError, ServerError, connect
-from ..store.postgres.link import NO_URL
-from ..store.postgres.migrating import newest_version
+from ..store.postgres.errors import describe
+from ..store.postgres.migrate import newest_version
 from ..store.postgres.positions import remedy
 from ..store.postgres.statements import Statements, compiled
-from ..store.postgres.trouble import describe
 from . import checks
 from .checks import Finding
 from .home import Home

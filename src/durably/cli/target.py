@@ -10,7 +10,7 @@ from typing import Any
 
 from ..durably import IMPORTING, Durably
 from ..handle import JobHandle
-from ..job import Job
+from ..jobs.job import Job
 
 
 class UsageError(Exception):

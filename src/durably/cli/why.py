@@ -11,7 +11,7 @@ from ..durably import Durably
 from ..errors import DurablyError
 from ..models import Run
 from ..state import PARKED, Status
-from ..store.base import Standing
+from ..store.records import Standing
 from .checks import START, UNKNOWN, Workers, workers_beside
 from .connect import Runs
 from .home import Home

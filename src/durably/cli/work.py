@@ -11,17 +11,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..codec import Unstorable
 from ..durably import Durably
 from ..errors import StorageError
 from ..events import RunProgress
-from ..handle import missing_input
-from ..job import Job
-from ..logs import RUNS
+from ..jobs.job import Job
+from ..jobs.trigger import missing_input
 from ..models import Run
 from ..plugins import with_log_persistence
 from ..state import Status
+from ..telemetry.logs import RUNS
 from ..terminal import Show, clean, open_bar
+from ..values.codec import Unstorable
 from .home import home, home_of
 from .logs import set_up
 from .show import plain_run, print_json

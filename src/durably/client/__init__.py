@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
         name="httpx2",
     ) from None
 
-from ..http.wire import JobInfo, ListEvent
+from ..wire.runs import JobInfo, ListEvent
 from .client import DurablyClient
 from .errors import RequestRefusedError, ServerError, ServerUnavailableError
 from .sync import SyncDurablyClient

@@ -12,7 +12,6 @@ from typing import Any, Generic, Literal, cast, overload
 import httpx2
 from typing_extensions import Unpack
 
-from ..codec import PLAIN, Unstorable, load_json
 from ..errors import (
     InvalidInputError,
     RunCancelledError,
@@ -21,26 +20,20 @@ from ..errors import (
     WaitTimeoutError,
 )
 from ..events import AnyEvent, LogWrite, Resync, RunProgress
-from ..handle import (
-    ClientTriggerOptions,
-    ClientWaitOptions,
-    JobHandle,
-    bad_input,
-    call_for_event,
-    check_coalesce,
-    check_key,
-    check_labels,
-    make_filter,
-    missing_input,
-)
-from ..http.wire import JobInfo, ListEvent, TriggerRequest
-from ..job import NO_INPUT, InputOptional, Job, N
+from ..handle import JobHandle, call_for_event
+from ..jobs.checks import check_coalesce, check_key, check_labels
+from ..jobs.filter import make_filter
+from ..jobs.job import NO_INPUT, InputOptional, Job, N
+from ..jobs.trigger import ClientTriggerOptions, ClientWaitOptions, bad_input, missing_input
 from ..models import CompletedRun, I, LogEntry, O, Progress, Run, StepRecord
 from ..options import optional, positive, text, whole
 from ..runtime import Runtime, Seconds
 from ..state import Status
-from ..store.base import RunFilter
+from ..store.records import RunFilter
 from ..terminal import Show, open_bar, title_of
+from ..values.codec import PLAIN, Unstorable
+from ..values.text import load_json
+from ..wire.runs import JobInfo, ListEvent, TriggerRequest
 from .connection import Connection
 from .errors import ServerError, ServerUnavailableError
 from .server import PAGE, Server

@@ -6,20 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..codec import Unstorable, dump_json
 from ..errors import (
     DurablyError,
     InvalidValueError,
     RunConflictError,
     RunNotFoundError,
 )
-from ..http import wire
-from ..http.wire import RUN_ID, JobInfo, Triggered, TriggerRequest
-from ..job import Job
+from ..jobs.job import Job
 from ..models import LogEntry, Run, StepRecord
 from ..options import text
 from ..state import Status
-from ..store.base import RunFilter
+from ..store.records import RunFilter
+from ..values.codec import Unstorable
+from ..values.text import dump_json
+from ..wire import runs
+from ..wire.runs import RUN_ID, JobInfo, Triggered, TriggerRequest
 from .connection import Answer, Connection
 from .errors import RequestRefusedError
 from .refusals import Asked
@@ -49,7 +50,7 @@ class Server:
         self, filter: RunFilter, job: Job[Any, Any] | None
     ) -> tuple[list[AnyRun], RunFilter | None]:
         """A page of runs, and what asks for the next one, if there is one."""
-        query = wire.runs_to_query(
+        query = runs.runs_to_query(
             filter.jobs,
             filter.statuses,
             filter.labels,
@@ -71,7 +72,7 @@ class Server:
         while after is not None:
             query = [(RUN_ID, run_id), ("after", after)] if found else [(RUN_ID, run_id)]
             asked = Asked("GET", "/steps", query, run_id=run_id)
-            steps, after = await self._page(asked, wire.step_from_wire)
+            steps, after = await self._page(asked, runs.step_from_wire)
             found |= {
                 step.name: step for step in steps
             }  # a later end of a step replaces its failure
@@ -85,7 +86,7 @@ class Server:
         while more is not None and (not found or len(found) < limit):
             query = [(RUN_ID, run_id), ("after", more), ("limit", str(limit - len(found)))]
             lines, more = await self._page(
-                Asked("GET", "/logs", query, run_id=run_id), wire.log_from_wire
+                Asked("GET", "/logs", query, run_id=run_id), runs.log_from_wire
             )
             found += lines
         return found
@@ -99,7 +100,7 @@ class Server:
     async def jobs(self) -> list[JobInfo]:
         """The jobs that the server knows."""
         asked = Asked("GET", "/jobs")
-        return await self._get(asked, lambda answer: [*map(wire.job_from_wire, answer.data)])
+        return await self._get(asked, lambda answer: [*map(runs.job_from_wire, answer.data)])
 
     async def _get(self, asked: Asked, make: Callable[[Answer], T], *, patient: bool = False) -> T:
         made = await self._connection.ask(asked, make, patient=patient)
@@ -113,7 +114,7 @@ class Server:
         asked = Asked(
             "POST",
             "/trigger",
-            body=dump_json(wire.trigger_to_wire(request)).encode(),
+            body=dump_json(runs.trigger_to_wire(request)).encode(),
             action="trigger",
             repeatable=request.idempotency_key is not None,
             hint=_TRIGGER_HINT,
@@ -139,7 +140,7 @@ class Server:
         await self._connection.ask(asked, lambda answer: answer.data["success"])
 
     async def _triggered(self, asked: Asked, job: Job[Any, Any] | None) -> AnyRun:
-        made = await self._get(asked, lambda answer: wire.triggered_from_wire(answer.data))
+        made = await self._get(asked, lambda answer: runs.triggered_from_wire(answer.data))
         run = await self._of(made, job) if made.run is None else _run(made.run, job)
         return replace(run, disposition=made.disposition)
 
@@ -186,11 +187,11 @@ def _is_gone(refused: DurablyError) -> bool:
 
 def _run(data: Any, job: Job[Any, Any] | None) -> AnyRun:
     """A run, with the types of its job if that is the one given."""
-    run: AnyRun = wire.run_from_wire(data)
+    run: AnyRun = runs.run_from_wire(data)
     if job is None or job.name != run.job:
         return run
     try:
-        return wire.run_from_wire(data, job.input, job.output)
+        return runs.run_from_wire(data, job.input, job.output)
     except Unstorable as problem:
         raise InvalidValueError(
             f"what the server has of run {data['id']} does not fit job {job.name!r}: {problem}; "

@@ -10,16 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from ..errors import RunNotFoundError
 from ..events import EVENT_TYPES, AnyEvent, LogWrite, Resync, RunDelete, RunProgress
-from ..http.wire import (
-    RESYNC,
-    RUN_ID,
-    ListEvent,
-    event_from_list,
-    event_from_wire,
-    runs_to_query,
-)
 from ..models import Progress
 from ..runtime import to_datetime
+from ..wire.runs import RESYNC, RUN_ID, ListEvent, event_from_list, event_from_wire, runs_to_query
 from .connection import Backoff, Connection, Lost
 from .errors import ServerError
 from .refusals import Asked

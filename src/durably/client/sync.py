@@ -21,12 +21,12 @@ import httpx2
 
 from ..errors import ClosedError, ConfigurationError
 from ..events import AnyEvent, Resync
-from ..http.wire import ListEvent
 from ..models import CompletedRun, I, O, Run
+from ..portal import Portal
 from ..runtime import Seconds
 from ..state import Status
-from ..sync import Portal
 from ..terminal import Show, open_bar, title_of
+from ..wire.runs import ListEvent
 from .client import DurablyClient
 
 T = TypeVar("T")

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..errors import StorageUnavailableError
+from ..store.postgres.connection import NO_URL
 from ..store.postgres.driver import BrokenDriverError, DriverError, ServerError, connect
-from ..store.postgres.link import NO_URL
+from ..store.postgres.errors import describe
 from ..store.postgres.statements import Statements, compiled
-from ..store.postgres.trouble import describe
-from ..store.sql import RETIRED
+from ..store.statements import RETIRED
 from .sides import BATCH_ROWS, LOCK_TIMEOUT, CopyError, Holder, Side, is_full
 from .tables import JOURNAL, TABLES, Row, Table
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bell import Presence, presence
 from ..runtime import Runtime
-from ..store import guards
-from ..store.sql import RETIRED
-from ..store.writer import is_passing
+from ..store.sqlite import file
+from ..store.sqlite.notifier import Presence, presence
+from ..store.sqlite.writer import is_passing
+from ..store.statements import RETIRED
 from .sides import LOCK_TIMEOUT, CopyError, Holder, Side, is_full, size_of
 from .tables import Row, Table
 
@@ -24,7 +24,7 @@ class File(Side):
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
-        self._bells = guards.companion_of(path)
+        self._bells = file.companion_of(path)
         self._connection = sqlite3.connect(":memory:")  # until it is held
         self._alone = False
 
@@ -34,7 +34,7 @@ class File(Side):
     async def hold(self) -> None:
         if not self.exists():
             raise CopyError(f"there is no database {self.name}")
-        guards.check_single_name(guards.real_path(self._path))
+        file.check_single_name(file.real_path(self._path))
         try:
             self._alone = self._begin(alone=True, timeout=_MOMENT)
             if not self._alone and not self._begin(alone=False, timeout=LOCK_TIMEOUT):
@@ -43,7 +43,7 @@ class File(Side):
                     "the source and the target at once"
                 )
         except sqlite3.Error as error:
-            raise guards.damaged(self._path, error) from None
+            raise file.damaged(self._path, error) from None
 
     def _begin(self, *, alone: bool, timeout: float) -> bool:
         """Keep writers out; ``alone``, keep everybody out. False if that is not to be had."""

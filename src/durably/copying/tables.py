@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from ..models import RunRow
 from ..state import FINAL, Status
+from ..store.records import RunRow
 
 Row = Sequence[Any]
 

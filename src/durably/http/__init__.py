@@ -1,11 +1,11 @@
 """HTTP and SSE: the protocol without a framework, and adapters of some tens of lines."""
 
+from ..wire.runs import TriggerRequest
 from .asgi import AsgiApp
 from .auth import Auth
 from .handler import Handler
-from .message import Refusal, Request, Response
+from .messages import Refusal, Request, Response
 from .streams import Limits
-from .wire import TriggerRequest
 from .wsgi import WsgiApp
 
 __all__ = [

@@ -10,8 +10,8 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from .handler import Handler
-from .message import Refusal, Request, Response, parse_query
-from .mount import ServerWatch, abort, below
+from .messages import Refusal, Request, Response, parse_query
+from .shutdown import ServerWatch, abort, below
 
 if TYPE_CHECKING:
     from ..durably import Durably

@@ -16,11 +16,11 @@ from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError, DurablyError, InvalidInputError, StorageError
-from ..handle import check_scope
-from ..models import RunRow, run_from_row
-from ..store.base import RunFilter
-from .message import Refusal, Request
-from .wire import TriggerRequest
+from ..jobs.checks import check_scope
+from ..store.records import RunFilter, RunRow
+from ..store.snapshots import run_from_row
+from ..wire.runs import TriggerRequest
+from .messages import Refusal, Request
 
 P = TypeVar("P")
 

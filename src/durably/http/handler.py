@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..codec import Unstorable, dump_json, load_json
 from ..errors import (
     ClosedError,
     ConfigurationError,
@@ -23,21 +22,20 @@ from ..errors import (
     RunNotFoundError,
     StorageError,
 )
-from ..failure import hide_frames
-from ..handle import JobHandle, Trigger, bad_input, make_filter, missing_input
-from ..job import NO_INPUT, Job
-from ..models import Disposition, JournalRow, RunRow, log_from_row, steps_from_rows
+from ..handle import JobHandle
+from ..jobs.filter import make_filter
+from ..jobs.job import NO_INPUT, Job
+from ..jobs.trigger import Trigger, bad_input, missing_input
+from ..models import Disposition
 from ..options import flag, one_of
 from ..state import Status
-from .auth import Caller, Gate, Operation, check_auth, hear
-from .message import Refusal, Request, Response, respond
-from .openapi import describe
-from .prometheus import CONTENT_TYPE, expose
-from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
-from .sse import Stream
-from .streams import Limits, Streams
-from .strict_json import WireError, dump
-from .wire import (
+from ..store.records import JournalRow, RunRow
+from ..store.snapshots import log_from_row, steps_from_rows
+from ..telemetry.prometheus import CONTENT_TYPE, expose
+from ..telemetry.tracebacks import hide_frames
+from ..values.codec import Unstorable
+from ..values.text import dump_json, load_json
+from ..wire.runs import (
     VOCABULARIES,
     ErrorPolicy,
     JobInfo,
@@ -54,6 +52,13 @@ from .wire import (
     trigger_of,
     triggered_to_wire,
 )
+from ..wire.strict_json import WireError, dump
+from .auth import Caller, Gate, Operation, check_auth, hear
+from .messages import Refusal, Request, Response, respond
+from .openapi import describe
+from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
+from .sse import Stream
+from .streams import Limits, Streams
 
 if TYPE_CHECKING:
     from ..durably import Durably

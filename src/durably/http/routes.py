@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..codec import check_name
-from ..handle import CURSOR
-from .message import Refusal, Request
-from .wire import JOB_NAME, LABEL, RUN_ID
+from ..jobs.checks import check_name
+from ..jobs.filter import CURSOR
+from ..wire.runs import JOB_NAME, LABEL, RUN_ID
+from .messages import Refusal, Request
 
 MAX_NUMBER = 2**53 - 1
 MAX_TEXT = 255

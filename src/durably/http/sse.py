@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import StorageError
 from ..events import AnyEvent, Resync, RunProgress
-from .strict_json import dump
+from ..wire.strict_json import dump
 
 logger = logging.getLogger("durably")
 

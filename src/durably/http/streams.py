@@ -10,24 +10,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunNotFoundError
-from ..events import (
-    AnyEvent,
-    RunComplete,
-    RunRetry,
-    RunStart,
-    RunTrigger,
-    StepComplete,
-    event_from_row,
-)
-from ..models import JournalRow, RunRow, run_from_row
+from ..events import AnyEvent, RunComplete, RunRetry, RunStart, RunTrigger, StepComplete
+from ..feed.queues import weigh
 from ..options import duration, positive, whole
 from ..runtime import Seconds, seconds
 from ..state import Status
-from ..store.base import Page, RunFilter
-from ..watchers import weigh
-from .message import Refusal, Response
+from ..store.records import JournalRow, Page, RunFilter, RunRow
+from ..store.snapshots import event_from_row, run_from_row
+from ..wire.runs import ErrorPolicy, Vocabulary, event_to_list, event_to_wire
+from .messages import Refusal, Response
 from .sse import LONG_RETRY, MAX_BYTES, Frame, FrameCache, Stream, frame, retry_hint
-from .wire import ErrorPolicy, Vocabulary, event_to_list, event_to_wire
 
 if TYPE_CHECKING:
     from ..durably import Durably

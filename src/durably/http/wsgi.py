@@ -16,8 +16,8 @@ from ..lifespan import is_reloaded
 from ..runtime import seconds
 from ..sync import SyncDurably
 from .handler import ENVELOPE, Handler
-from .message import Refusal, Request, Response, parse_query
-from .mount import ServerWatch, below
+from .messages import Refusal, Request, Response, parse_query
+from .shutdown import ServerWatch, below
 from .streams import Limits
 
 if TYPE_CHECKING:

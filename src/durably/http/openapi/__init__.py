@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ...handle import MAX_LABELS
+from ...jobs.checks import MAX_LABELS
+from ...wire.runs import CURRENT, JOB_NAME, LABEL, RUN_ID, JobInfo, Vocabulary
+from ...wire.shapes import LABEL_NAME, NAME, REFERENCE, Schema, schemas
 from ..routes import MAX_NUMBER, MAX_TEXT, ROUTES, Answer, Parameter, Route
-from ..wire import CURRENT, JOB_NAME, LABEL, RUN_ID, JobInfo, Vocabulary
-from .shapes import LABEL_NAME, NAME, REFERENCE, Schema, schemas
 
 _ABOUT = """\
 Runs of durable jobs: trigger them, list them, watch them.

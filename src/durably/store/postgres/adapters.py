@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, TypeVar, TypeVarTuple, cast
 
 from ...errors import ConfigurationError
-from .. import sql
+from .. import statements
 from .driver import DriverError
 from .lend import Borrowed
 from .statements import Compiled
@@ -39,7 +39,7 @@ class Adapter(ABC):
         """Raise ``ConfigurationError`` unless a transaction is open, or is begun by a statement."""
 
     @abstractmethod
-    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[sql.Row]:
+    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[statements.Row]:
         """The rows of a statement. Raises what the driver does."""
 
 
@@ -58,7 +58,7 @@ class AsyncpgAdapter(Adapter):
         if not self._connection.is_in_transaction():
             raise ConfigurationError(f"{_OPEN_ONE}, with 'async with connection.transaction()'")
 
-    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[sql.Row]:
+    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[statements.Row]:
         return _rows(await self._connection.fetch(statement.text, *statement.values(params)))
 
 
@@ -79,10 +79,10 @@ class PsycopgAdapter(Adapter):
         if status == "IDLE" and self._connection.autocommit:
             raise ConfigurationError(f"{_OPEN_ONE}, with 'with connection.transaction()'")
 
-    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[sql.Row]:
+    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[statements.Row]:
         return await in_thread(self._fetch, in_percent(statement), params)
 
-    def _fetch(self, text: str, params: Mapping[str, Any]) -> Sequence[sql.Row]:
+    def _fetch(self, text: str, params: Mapping[str, Any]) -> Sequence[statements.Row]:
         with self._connection.cursor(row_factory=_tuples) as cursor:
             cursor.execute(text, params)
             return _rows(cursor.fetchall() if cursor.description else ())
@@ -91,14 +91,14 @@ class PsycopgAdapter(Adapter):
 class AsyncPsycopgAdapter(PsycopgAdapter):
     """``psycopg.AsyncConnection``."""
 
-    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[sql.Row]:
+    async def run(self, statement: Compiled, params: Mapping[str, Any]) -> Sequence[statements.Row]:
         async with self._connection.cursor(row_factory=_tuples) as cursor:
             await cursor.execute(in_percent(statement), params)
             return _rows(await cursor.fetchall() if cursor.description else ())
 
 
-def _rows(fetched: Any) -> Sequence[sql.Row]:
-    return cast("Sequence[sql.Row]", fetched)
+def _rows(fetched: Any) -> Sequence[statements.Row]:
+    return cast("Sequence[statements.Row]", fetched)
 
 
 def _tuples(_cursor: object) -> type[tuple[Any, ...]]:

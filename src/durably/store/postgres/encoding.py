@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
-from ...logs import logger
+from ...telemetry.logs import logger
 
 _ANYTHING = frozenset({"UTF8", "SQL_ASCII"})  # the latter keeps bytes as they come
 

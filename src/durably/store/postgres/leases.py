@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
-from ...aside import Aside
-from ...logs import logger
-from ...models import Lease
 from ...runtime import Runtime
 from ...state import Status
-from .link import Link, Server
-from .trouble import Backoff, Trouble, describe, translated
+from ...telemetry.background import Aside
+from ...telemetry.logs import logger
+from ..records import Lease
+from .connection import Link, Server
+from .errors import Backoff, Trouble, describe, translated
 
 T = TypeVar("T")
 

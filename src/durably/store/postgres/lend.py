@@ -20,13 +20,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ...errors import ConfigurationError, LeaseLost, StorageUnavailableError
-from ...models import Lease
 from ...runtime import Runtime
-from .. import sql
-from ..base import Entry
+from .. import journal, statements
+from ..records import Entry, Lease
+from .connection import COMMAND_TIMEOUT, Link, Server, Session
 from .driver import DriverError, ServerError, create_pool, state_of
-from .link import COMMAND_TIMEOUT, Link, Server, Session
-from .trouble import LostConnectionError, is_conflict, is_passing
+from .errors import LostConnectionError, is_conflict, is_passing
 
 LOANS = 10  # connections lent at once; whoever comes later waits
 _MAX_LOSSES = 10  # a function whose connection is lost that often in a row is what loses it
@@ -248,7 +247,7 @@ class Loan:
         if not rows[0][0]:
             return Refused(ConfigurationError(f"{_NOT_YOURS}. What it wrote before is committed"))
         line = self._entry._replace(at=now, data=kept.text)
-        return Written(await session.run(sql.record(self._lease, line)), kept)
+        return Written(await session.run(journal.record(self._lease, line)), kept)
 
 
 @asynccontextmanager
@@ -292,10 +291,10 @@ async def _undo(connection: Any, transaction: Any) -> None:
             connection.terminate()
 
 
-def _recorded(lease: Lease, entry: Entry, now: int) -> sql.Transaction[int | None]:
+def _recorded(lease: Lease, entry: Entry, now: int) -> statements.Transaction[int | None]:
     # Before a commit is sent the row is locked: waiting for it is waiting for what is left of that try.
     yield "lock_all", {"run_id": [lease.run_id]}
-    seq = yield from sql.recorded(lease, entry)
+    seq = yield from journal.recorded(lease, entry)
     held = {"run_id": lease.run_id, "token": lease.token, "now": now}
     if seq is None and not (yield "hold", held):
         raise LeaseLost(lease.run_id)

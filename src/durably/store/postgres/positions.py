@@ -6,10 +6,10 @@ sequence. Then positions are given that are taken, and nothing can be written un
 
 from __future__ import annotations
 
-from .. import sql
+from .. import statements
+from .connection import Link
 from .driver import UNIQUE_VIOLATION, state_of
-from .link import Link
-from .trouble import PositionsSetError
+from .errors import PositionsSetError
 
 _CONSTRAINT = "durably_journal_pkey"
 _NO_RIGHT = "42501"
@@ -56,6 +56,6 @@ async def after(link: Link, error: Exception, table: str) -> Exception:
     return PositionsSetError("the sequence of the journal's positions was behind, and was set")
 
 
-def _set() -> sql.Transaction[None]:
+def _set() -> statements.Transaction[None]:
     yield "lock_positions", {}
     yield "set_positions", {}

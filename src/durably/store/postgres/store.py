@@ -17,33 +17,35 @@ from ...errors import (
     StorageError,
     StorageUnavailableError,
 )
-from ...models import JournalRow, Lease, RunRow
 from ...runtime import Runtime
 from ...state import CANCEL, Transition
-from .. import sql
-from ..base import (
+from .. import leasing, reads, records, statements, transactions
+from ..base import Notice
+from ..reader import Reading
+from ..records import (
     Claims,
     Cursor,
     Durability,
     Enqueued,
     Entry,
+    JournalRow,
+    Lease,
     NewRun,
-    Notice,
+    RunRow,
     Settlement,
 )
-from ..reading import Reading
-from . import follow, join, positions
-from .batch import Flusher
-from .claims import claim
+from . import positions, tail, user_transaction
+from .claim import claim
+from .connection import Link, Server
 from .driver import ServerError, state_of
 from .encoding import Encoding
+from .errors import Backoff, Trouble, describe, is_passing, is_slow, raise_translated
+from .flush import Flusher
 from .leases import Leases, Renewal
 from .lend import Lender, Loan, Refused
-from .link import Link, Server
-from .migrating import installed_version, migrate, newest_version
-from .signals import DUE_BY_OTHERS, Signals
+from .migrate import installed_version, migrate, newest_version
+from .notifier import DUE_BY_OTHERS, Signals
 from .statements import DIALECT, Statements
-from .trouble import Backoff, Trouble, describe, is_passing, is_slow, raise_translated
 from .writes import Enqueue, Record, SaveProgress, Settle, columns
 
 T = TypeVar("T")
@@ -143,7 +145,7 @@ class PostgresStore(Reading):
     async def _first_look(self, _: bool) -> None:
         async with self._commits.session() as session:
             # Known from now on: a user's transaction need not wait for a second connection.
-            self._place = await session.run(join.place())
+            self._place = await session.run(user_transaction.place())
             rows = await session.fetch("select current_setting('server_encoding')", {})
         self._encoding = Encoding(str(rows[0][0]))
 
@@ -172,7 +174,7 @@ class PostgresStore(Reading):
         async def make(_: bool) -> None:
             async with self._commands.session() as session:
                 await migrate(session, self._statements)
-                self._place = await session.run(join.place())
+                self._place = await session.run(user_transaction.place())
             await positions.set_if_behind(self._commands)
 
         await self._hopefully(make)
@@ -266,7 +268,7 @@ class PostgresStore(Reading):
 
     async def _read(
         self,
-        make: Callable[[], sql.Transaction[T]],
+        make: Callable[[], statements.Transaction[T]],
         *,
         for_ever: bool = False,
         lists: bool = False,
@@ -288,7 +290,7 @@ class PostgresStore(Reading):
 
     async def _command(
         self,
-        make: Callable[[bool], sql.Transaction[T]],
+        make: Callable[[bool], statements.Transaction[T]],
         *,
         notice: Notice,
         run_id: str | None = None,
@@ -316,22 +318,22 @@ class PostgresStore(Reading):
         self, connection: Any, runs: Sequence[NewRun], now: int
     ) -> list[Enqueued]:
         self._check_open()
-        joined = await join.join(connection, self._statements)
+        joined = await user_transaction.join(connection, self._statements)
         if not runs:
             return []
-        place = await joined.run(join.place())
+        place = await joined.run(user_transaction.place())
         if (
             place != self._place
         ):  # ours may be another since we looked, as after a restart of the server
-            self._place = await self._read(join.place)
+            self._place = await self._read(user_transaction.place)
         if place != self._place:
-            raise join.elsewhere()
+            raise user_transaction.elsewhere()
         channel = self._signals.channel
-        return await joined.run(join.enqueue(runs, now, channel, DUE_BY_OTHERS))
+        return await joined.run(user_transaction.enqueue(runs, now, channel, DUE_BY_OTHERS))
 
     async def any_due(self, jobs: Sequence[str], now: int) -> bool:
         params = {"jobs": list(self.storable(jobs)), "now": now}
-        return bool(await self._read(lambda: sql.one("any_due", params)))
+        return bool(await self._read(lambda: reads.one("any_due", params)))
 
     def claim(
         self,
@@ -346,7 +348,7 @@ class PostgresStore(Reading):
     ) -> Awaitable[Claims]:
         token = self._runtime.token()
         jobs = self.storable(jobs)
-        ask = sql.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
+        ask = records.ClaimRequest(jobs, owner, token, now, lease, limit, takeover, suspects)
         why_not = self._leases.why_not(asyncio.get_running_loop()) if self._opened else None
         if self._opened and why_not is None and (joined := self._flusher.join(ask)) is not None:
             return joined
@@ -385,11 +387,11 @@ class PostgresStore(Reading):
 
     async def no_longer_ours(self, leases: Sequence[Lease]) -> list[str]:
         params = columns(("run_id", "token"), [lease[:2] for lease in leases])
-        return [row[0] for row in await self._read(lambda: sql.one("no_longer_ours", params))]
+        return [row[0] for row in await self._read(lambda: reads.one("no_longer_ours", params))]
 
     async def holds(self, lease: Lease, now: int) -> bool:
         async def attempt(_: bool) -> list[str]:
-            return await self._commands.transact(sql.renew([lease], now))
+            return await self._commands.transact(leasing.renew([lease], now))
 
         return not await self._patiently(attempt, None)
 
@@ -422,49 +424,54 @@ class PostgresStore(Reading):
     async def move(self, run_id: str, transition: Transition, now: int) -> tuple[RunRow, int]:
         tries: list[int] = []
         return await self._command(
-            lambda _: sql.move(run_id, transition, now, tries),
+            lambda _: transactions.move(run_id, transition, now, tries),
             notice=Notice.CANCEL if transition is CANCEL else Notice.DUE,
             run_id=run_id,
         )
 
     async def expire(self, owner: str, jobs: Sequence[str], now: int) -> list[str]:
         return await self._command(
-            lambda _: sql.expire(owner, self.storable(jobs), now),
+            lambda _: leasing.expire(owner, self.storable(jobs), now),
             notice=Notice.DUE,
             for_ever=True,
         )
 
     async def hurry(self, jobs: Sequence[str], now: int, lease: int) -> None:
         jobs = self.storable(jobs)
-        if await self._read(lambda: sql.any_put_off(jobs, now, lease)):
-            await self._command(lambda _: sql.hurry(jobs, now, lease), notice=Notice.DUE)
+        if await self._read(lambda: leasing.any_put_off(jobs, now, lease)):
+            await self._command(lambda _: leasing.hurry(jobs, now, lease), notice=Notice.DUE)
 
     async def let_go(self, lease: Lease, now: int) -> RunRow | None:
         return await self._command(
-            lambda _: sql.let_go(lease, now), notice=Notice.DUE, run_id=lease.run_id, for_ever=True
+            lambda _: leasing.let_go(lease, now),
+            notice=Notice.DUE,
+            run_id=lease.run_id,
+            for_ever=True,
         )
 
     # -- the end
 
     async def delete(self, run_id: str, now: int) -> RunRow | None:
         return await self._command(
-            lambda replay: sql.delete(run_id, now, replay=replay),
+            lambda replay: transactions.delete(run_id, now, replay=replay),
             notice=Notice.JOURNAL,
             run_id=run_id,
         )
 
     async def purge(self, before: int, now: int, limit: int = 500) -> list[RunRow]:
-        return await self._command(lambda _: sql.purge(before, now, limit), notice=Notice.JOURNAL)
+        return await self._command(
+            lambda _: transactions.purge(before, now, limit), notice=Notice.JOURNAL
+        )
 
     # -- following
 
     async def tail(self, cursor: Cursor, limit: int = 1000) -> tuple[list[JournalRow], Cursor]:
-        look = await self._read(lambda: follow.tail(cursor, limit))
+        look = await self._read(lambda: tail.tail(cursor, limit))
         self._behind = bool(look.cursor.missing)
         return look
 
     async def end_of_tail(self) -> Cursor:
-        return await self._read(follow.end_of_tail)
+        return await self._read(tail.end_of_tail)
 
     async def changed(self) -> int:
         self._check_open()
@@ -480,7 +487,7 @@ def _is_hopeless(error: Exception) -> bool:
     return state_of(error) in _HOPELESS or no_ssl or isinstance(error, SSLCertVerificationError)
 
 
-def _after_lock(run_id: str, transaction: sql.Transaction[T]) -> sql.Transaction[T]:
+def _after_lock(run_id: str, transaction: statements.Transaction[T]) -> statements.Transaction[T]:
     """Wait for what may be left of a lost connection, then look."""
     yield "lock_all", {"run_id": [run_id]}
     return (yield from transaction)

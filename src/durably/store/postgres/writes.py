@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from ...models import Lease, RunRow
 from ...state import Status, Transition
-from .. import sql
-from ..base import Claims, Enqueued, Entry, NewRun, Settlement
+from .. import claiming, enqueuing, journal, records, statements, transactions
+from ..records import Claims, Enqueued, Entry, Lease, NewRun, RunRow, Settlement
 
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ class Write(Generic[T]):
         self.deadline: float | None = None
         self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-    def alone(self) -> sql.Transaction[T]:
+    def alone(self) -> statements.Transaction[T]:
         """The transaction, by itself."""
         raise NotImplementedError
 
@@ -52,8 +51,8 @@ class Enqueue(Write[list[Enqueued]]):
         has_keys = any(run.idempotency_key is not None for run in runs)
         self.needs_transaction = has_keys or self.coalesces or self.size > MAX_BYTES
 
-    def alone(self) -> sql.Transaction[list[Enqueued]]:
-        return sql.enqueue(self.runs, self.now)
+    def alone(self) -> statements.Transaction[list[Enqueued]]:
+        return enqueuing.enqueue(self.runs, self.now)
 
 
 class Claim(Write[Claims]):
@@ -61,7 +60,7 @@ class Claim(Write[Claims]):
 
     kind = "enqueue"
 
-    def __init__(self, ask: sql.ClaimRequest) -> None:
+    def __init__(self, ask: records.ClaimRequest) -> None:
         super().__init__(wakes=None)
         self.ask = ask
 
@@ -74,13 +73,13 @@ class Claim(Write[Claims]):
     def of(self, new: Mapping[str, RunRow]) -> Claims:
         """What it took of runs that are new."""
         taken = [row for row in new.values() if row.status == Status.RUNNING]
-        claimed = [sql.as_claimed(row, self.ask, seq=_STARTED, resumed=False) for row in taken]
+        claimed = [claiming.as_claimed(row, self.ask, seq=_STARTED, resumed=False) for row in taken]
         return Claims(claimed, more=not taken or len(taken) < len(new))
 
-    def alone(self) -> sql.Transaction[Claims]:
+    def alone(self) -> statements.Transaction[Claims]:
         again = self.tries > 0  # what was not written includes the renewals of live workers
         ask = self.ask._replace(takeover=False) if again else self.ask
-        return sql.claim(ask, replay=again)
+        return claiming.claim(ask, replay=again)
 
 
 class Record(Write[int]):
@@ -93,8 +92,8 @@ class Record(Write[int]):
         self.lease, self.entry, self.run_id = lease, entry, lease.run_id
         self.size = len(entry.data or "")
 
-    def alone(self) -> sql.Transaction[int]:
-        return sql.record(self.lease, self.entry, replay=self.tries > 0)
+    def alone(self) -> statements.Transaction[int]:
+        return journal.record(self.lease, self.entry, replay=self.tries > 0)
 
 
 class SaveProgress(Write[None]):
@@ -106,8 +105,8 @@ class SaveProgress(Write[None]):
         super().__init__(wakes=False)
         self.lease, self.progress, self.now, self.run_id = lease, progress, now, lease.run_id
 
-    def alone(self) -> sql.Transaction[None]:
-        return sql.save_progress(self.lease, self.progress, self.now)
+    def alone(self) -> statements.Transaction[None]:
+        return journal.save_progress(self.lease, self.progress, self.now)
 
 
 class Settle(Write[tuple[RunRow, int]]):
@@ -125,8 +124,10 @@ class Settle(Write[tuple[RunRow, int]]):
         """Whether the row shows that an earlier try was committed."""
         return row.status == self.transition.target and row.lease_token == self.lease.token
 
-    def alone(self) -> sql.Transaction[tuple[RunRow, int]]:
-        return sql.settle(self.lease, self.transition, self.settlement, replay=self.tries > 0)
+    def alone(self) -> statements.Transaction[tuple[RunRow, int]]:
+        return transactions.settle(
+            self.lease, self.transition, self.settlement, replay=self.tries > 0
+        )
 
 
 def new_runs(runs: Sequence[NewRun], now: int, claim: Claim | None = None) -> dict[str, Any]:
