@@ -77,11 +77,11 @@ from .options import (
     text,
     whole,
 )
-from .runtime import Runtime, Seconds, milliseconds, to_datetime
+from .runtime import Runtime, Seconds, milliseconds
 from .state import CANCEL, RETRY, Status
 from .store.base import Notice, Store
 from .store.records import Durability, JournalRow, NewRun, Page, RunFilter, RunRow, Standing
-from .store.snapshots import log_from_row, run_from_row, steps_from_rows
+from .store.snapshots import event_of_run, log_from_row, run_from_row, steps_from_rows
 from .store.sqlite.notifier import Bell
 from .store.url import DatabaseOptions, absolute, store_of, without_password
 from .sync import SyncDurably
@@ -1053,18 +1053,7 @@ class Durably(Emitter):
         **what: Any,
     ) -> None:
         if self._is_wanted(row.id):
-            run = run_from_row(row)
-            self._publish(
-                kind(
-                    run_id=run.id,
-                    job=run.job,
-                    labels=run.labels,
-                    timestamp=to_datetime(at),
-                    sequence=seq,
-                    scope=run.scope,
-                    **what,
-                )
-            )
+            self._publish(event_of_run(kind, row, at, seq, **what))
 
     def _check_schema_of(self, labels: Mapping[str, str]) -> None:
         if labels and self._labels is not None:

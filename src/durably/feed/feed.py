@@ -28,13 +28,12 @@ from ..events import (
     StepComplete,
 )
 from ..models import Progress
-from ..runtime import Runtime, to_datetime
+from ..runtime import Runtime
 from ..state import Status
 from ..store.base import JournalRewoundError, Store
 from ..store.records import Cursor, JournalRow, RunRow
-from ..store.snapshots import event_from_row, progress_from_json, progress_to_json
+from ..store.snapshots import event_from_row, event_of_run, progress_from_json, progress_to_json
 from ..telemetry.logs import logger
-from ..values.text import load_json
 from .queues import ListWatcher, Watcher, weigh
 
 LOOK = 0.05  # seconds between two looks at whether another process committed something
@@ -476,11 +475,4 @@ def _progress_event(row: RunRow, newer: Progress | None = None) -> RunProgress |
     progress = newer or progress_from_json(row.progress)
     if progress is None:
         return None
-    return RunProgress(
-        run_id=row.id,
-        job=row.job,
-        labels=load_json(row.labels),
-        timestamp=to_datetime(row.updated_at),
-        progress=progress,
-        scope=row.scope,
-    )
+    return event_of_run(RunProgress, row, row.updated_at, progress=progress)

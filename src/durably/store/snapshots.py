@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from ..events import EVENT_TYPES, AnyEvent
 from ..models import (
@@ -23,6 +23,8 @@ from ..state import Status
 from ..values.codec import PLAIN, Codec
 from ..values.text import dump_json, load_json
 from .records import JournalRow, RunRow
+
+E = TypeVar("E", bound=AnyEvent)
 
 
 def run_from_row(
@@ -125,6 +127,30 @@ def log_from_row(row: JournalRow) -> LogEntry:
         message=data["message"],
         data=data["data"],
         timestamp=to_datetime(row.at),
+    )
+
+
+def event_of_run(
+    kind: Callable[..., E],
+    row: RunRow,
+    at: int,
+    seq: int | None = None,
+    *,
+    labels: dict[str, str] | None = None,
+    **details: Any,
+) -> E:
+    """An event of a run, at a time in milliseconds; ``seq`` if it is journaled.
+
+    ``labels`` are the row's, for those who decoded them before.
+    """
+    return kind(
+        run_id=row.id,
+        job=row.job,
+        labels=load_json(row.labels) if labels is None else labels,
+        timestamp=to_datetime(at),
+        sequence=seq,
+        scope=row.scope,
+        **details,
     )
 
 

@@ -15,8 +15,6 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
-from ..store.records import RunRow
-
 RUNS = "durably.runs"
 runs_logger = logging.getLogger(RUNS)
 
@@ -74,14 +72,14 @@ class RunLog:
 
     __slots__ = ("_job", "fields")
 
-    def __init__(self, row: RunRow) -> None:
-        self._job = one_line(row.job)
+    def __init__(self, run_id: str, job: str, attempt: int, owner: str, scope: str) -> None:
+        self._job = one_line(job)
         self.fields: dict[str, Any] = {
-            "run_id": row.id,
-            "job": row.job,
-            "attempt": row.generation,
-            "worker": worker_name(row.lease_owner or ""),
-            "scope": row.scope,
+            "run_id": run_id,
+            "job": job,
+            "attempt": attempt,
+            "worker": worker_name(owner),
+            "scope": scope,
         }
 
     def __call__(

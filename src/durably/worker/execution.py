@@ -110,7 +110,8 @@ class Execution(Generic[I, O]):
     ) -> None:
         self._engine = engine
         self._job = job
-        self._row, self.lease = claimed.row, claimed.lease
+        row = self._row = claimed.row
+        self.lease = claimed.lease
         self._claimed = claimed
         self._decided = DecidedSteps({}, {})
         self._indexes: dict[str, int] = {}
@@ -135,7 +136,7 @@ class Execution(Generic[I, O]):
         self.settled: asyncio.Future[None] = self._loop.create_future()
         """Done once the outcome is written, or cannot be; functions in threads may still run."""
         self.interrupt: Interrupt | None = None
-        self.log = RunLog(claimed.row)
+        self.log = RunLog(row.id, row.job, row.generation, row.lease_owner or "", row.scope)
         self.report = Reporter(
             engine,
             claimed.row,

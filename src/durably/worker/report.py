@@ -19,9 +19,8 @@ from pydantic_core import to_jsonable_python
 from .. import events
 from ..models import LogLevel, Progress
 from ..options import MAX_NUMBER
-from ..runtime import to_datetime
 from ..store.records import Entry, Lease, RunRow
-from ..store.snapshots import progress_to_json
+from ..store.snapshots import event_of_run, progress_to_json
 from ..telemetry.logs import CURRENT_STEP, RunLog
 from ..values.codec import PLAIN, Unstorable
 from ..values.text import clean_text, dump_json, load_json
@@ -184,15 +183,7 @@ class Reporter:
         """Publish an event of the run, if anybody listens."""
         if self._engine.wanted(self._row.id):
             self._engine.publish(
-                kind(
-                    run_id=self._row.id,
-                    job=self._row.job,
-                    labels=self._labels,
-                    timestamp=to_datetime(at),
-                    sequence=seq,
-                    scope=self._row.scope,
-                    **what,
-                )
+                event_of_run(kind, self._row, at, seq, labels=self._labels, **what)
             )
 
 
