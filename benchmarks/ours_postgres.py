@@ -45,7 +45,7 @@ async def plain_jobs(db: str, runs: int, concurrency: int) -> Result:
         return i
 
     async def until_ended(d: Durably, count: int) -> None:
-        while d.metrics.ended["plain", "completed"] < count:  # counted once it is written
+        while d._engine.metrics.ended["plain", "completed"] < count:  # counted once it is written
             await asyncio.sleep(0.002)
 
     async with Durably(db, jobs=[plain], max_concurrent_runs=concurrency) as d:

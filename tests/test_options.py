@@ -189,7 +189,7 @@ async def test_what_is_given_to_the_calls(tmp_path):
                 await durably.get_logs(run.id, limit=value)
             if value is not None:
                 with pytest.raises(errors.ConfigurationError, match="max_concurrent_runs must be"):
-                    durably.set_worker(max_concurrent_runs=value)
+                    durably._engine.set_worker(max_concurrent_runs=value)
         assert [found.id for found in await durably.get_runs()] == [run.id]
 
 

@@ -11,7 +11,7 @@ Start at ``state`` (the life of a run), then ``execution`` (one attempt at it).
 """
 
 from . import errors, events
-from .durably import Durably, Plugin
+from .durably import Durably, Plugin, with_log_persistence
 from .errors import DurablyError
 from .handle import JobHandle
 from .jobs.job import Job, job
@@ -19,7 +19,6 @@ from .jobs.retry import Retry
 from .jobs.step import Step, SyncStep
 from .jobs.trigger import Trigger
 from .models import CompletedRun, Health, LogEntry, Progress, Run, RunError, StepRecord
-from .plugins import with_log_persistence
 from .state import Status
 from .sync import SyncDurably, SyncJobHandle
 from .telemetry.logs import LogContext

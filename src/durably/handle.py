@@ -5,73 +5,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
+from typing import Any, Generic, Literal, cast, overload
 
 from typing_extensions import Unpack
 
-from .errors import InvalidInputError, InvalidValueError
-from .events import AnyEvent, LogWrite, RunProgress
+from .engine.runs import Runs
+from .errors import InvalidInputError
+from .events import LogWrite
 from .jobs.filter import make_filter
 from .jobs.job import (
     NO_INPUT,
-    A,
-    AsyncJobsTakeAStep,
-    AsyncWithDefault,
     InputOptional,
     Job,
     N,
-    R,
-    SyncWithDefault,
-    WrongStep,
-    define,
 )
-from .jobs.step import Step, SyncStep
 from .jobs.trigger import Trigger, TriggerOptions, WaitOptions
 from .models import CompletedRun, I, O, Progress, Run
-from .options import flag
 from .runtime import Seconds
 from .state import Status
-from .store.records import NewRun, RunRow
+from .store.records import NewRun
 from .store.snapshots import run_from_row
-from .values.codec import Unstorable
-
-if TYPE_CHECKING:
-    from .durably import Durably
-
-
-class Registrar:
-    """``@durably.job(name)``: makes a job of a function, registers it, and gives the handle."""
-
-    def __init__(self, durably: Durably, name: str | None, *, lax: bool) -> None:
-        self._durably = durably
-        self._name = name
-        self._lax = flag("lax", lax)
-
-    @overload
-    def __call__(self, fn: AsyncWithDefault[A, R], /) -> JobHandle[A, R, InputOptional]: ...
-    @overload
-    def __call__(self, fn: Callable[[Step, A], Awaitable[R]], /) -> JobHandle[A, R]: ...
-    @overload
-    def __call__(self, fn: Callable[[Step], Awaitable[R]], /) -> JobHandle[None, R]: ...
-    @overload
-    def __call__(self, fn: WrongStep, /) -> AsyncJobsTakeAStep: ...
-    @overload
-    def __call__(self, fn: SyncWithDefault[A, R], /) -> JobHandle[A, R, InputOptional]: ...
-    @overload
-    def __call__(self, fn: Callable[[SyncStep, A], R], /) -> JobHandle[A, R]: ...
-    @overload
-    def __call__(self, fn: Callable[[SyncStep], R], /) -> JobHandle[None, R]: ...
-    def __call__(self, fn: Callable[..., Any], /) -> Any:
-        return self._durably.register(define(self._name, fn, lax=self._lax))
 
 
 class JobHandle(Generic[I, O, N]):
     """A registered job: triggers runs of it and reads them, with its types."""
 
-    def __init__(self, durably: Durably, job: Job[I, O, N]) -> None:
-        self._durably = durably
+    def __init__(self, runs: Runs, job: Job[I, O, N]) -> None:
+        self._runs = runs
         self.definition = job
         """The job itself."""
 
@@ -163,7 +125,7 @@ class JobHandle(Generic[I, O, N]):
             labels=labels,
             scope=scope,
         )
-        done = await self._durably.wait(run, timeout, on_progress=on_progress, on_log=on_log)
+        done = await self._runs.wait(run, timeout, on_progress=on_progress, on_log=on_log)
         return replace(done, disposition=run.disposition)
 
     async def batch_trigger(
@@ -177,14 +139,14 @@ class JobHandle(Generic[I, O, N]):
         for i, item in enumerate(inputs):
             one = cast("Trigger[I]", item if isinstance(item, Trigger) else Trigger(item))
             try:
-                new.append(self._durably.new_run(self.definition, one))
+                new.append(self._runs.new_run(self.definition, one))
             except InvalidInputError as error:
                 if len(inputs) == 1:
                     raise
                 raise InvalidInputError(f"item {i}: {error}", path=error.path) from None
-        enqueued = await self._durably.enqueue(new, connection)
+        enqueued = await self._runs.enqueue(new, connection)
         types = (self.definition.input, self.definition.output)
-        counts = await self._durably.count_steps([row for row, _ in enqueued])
+        counts = await self._runs.count_steps([row for row, _ in enqueued])
         return [
             run_from_row(row, *types, disposition, steps_done=count)
             for (row, disposition), count in zip(enqueued, counts, strict=True)
@@ -192,10 +154,10 @@ class JobHandle(Generic[I, O, N]):
 
     async def get_run(self, run_id: str) -> Run[I, O] | None:
         """A run of this job, typed; None if there is none or it is another job's."""
-        row = await self._durably.row(run_id)
+        row = await self._runs.get_row(run_id)
         if row is None or row.job != self.name:
             return None
-        return (await self._durably.snapshots([row], self.definition))[0]
+        return (await self._runs.snapshots([row], self.definition))[0]
 
     async def get_runs(
         self,
@@ -209,30 +171,4 @@ class JobHandle(Generic[I, O, N]):
     ) -> list[Run[I, O]]:
         """Runs of this job, typed; as ``Durably.get_runs``."""
         filter = make_filter(self.name, status, labels, limit, offset, cursor, scope)
-        return await self._durably.snapshots(await self._durably.rows(filter), self.definition)
-
-
-def snapshot(row: RunRow, job: Job[I, O] | None, now: int, steps_done: int) -> Run[I, O]:
-    """The run of a row as of ``now``: with the job's types, or as plain JSON."""
-    if job is None:
-        return cast("Run[I, O]", run_from_row(row, now=now, steps_done=steps_done))
-    try:
-        return run_from_row(row, job.input, job.output, now=now, steps_done=steps_done)
-    except Unstorable as problem:
-        raise InvalidValueError(
-            f"what is stored of run {row.id} does not fit job {job.name!r} any more: {problem}; "
-            "durably.get_run gives it as plain JSON",
-            path=problem.path,
-        ) from None
-
-
-def call_for_event(
-    event: AnyEvent,
-    on_progress: Callable[[Progress], object] | None,
-    on_log: Callable[[LogWrite], object] | None,
-) -> None:
-    """Call what ``wait`` was given for an event of its run."""
-    if on_progress is not None and isinstance(event, RunProgress):
-        on_progress(event.progress)
-    elif on_log is not None and isinstance(event, LogWrite):
-        on_log(event)
+        return await self._runs.snapshots(await self._runs.get_rows(filter), self.definition)

@@ -17,12 +17,16 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
+from functools import wraps
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, cast, overload
 
 from typing_extensions import Unpack
 
 from . import events
+from .engine.engine import Engine
+from .engine.runs import Runs
 from .errors import ClosedError, ConfigurationError, DurablyError
+from .feed.listeners import Emitter
 from .handle import JobHandle
 from .jobs.job import (
     NO_INPUT,
@@ -39,16 +43,27 @@ from .jobs.job import (
 from .jobs.step import Step, SyncStep
 from .jobs.trigger import Trigger, TriggerOptions, WaitOptions
 from .lifespan import GRACE
-from .models import CompletedRun, Health, I, LogEntry, O, Progress, Run, StepRecord
+from .models import CompletedRun, Health, I, O, Progress, Run
 from .portal import Portal, T
+from .registry import Registry
 from .runtime import Seconds
 from .state import Status
 from .terminal import Show, open_bar, title_of
 
-if TYPE_CHECKING:
-    from .durably import Durably
-
+P = ParamSpec("P")
 AnyJob = Job[I, O, N] | JobHandle[I, O, N]
+
+
+def _blocking(
+    method: Callable[Concatenate[Runs, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncDurably, P], T]:
+    """The method of ``Runs``, with its types, for callers that cannot await."""
+
+    @wraps(method)
+    def call(self: SyncDurably, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.call(method(self._runs, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
+
+    return call
 
 
 class SyncDurably:
@@ -57,8 +72,8 @@ class SyncDurably:
     ``with durably.sync() as d: run = d.trigger(sync_users, SyncUsers(org_id="org_1"))``
     """
 
-    def __init__(self, durably: Durably) -> None:
-        self._durably = durably
+    def __init__(self, engine: Engine, registry: Registry) -> None:
+        self._engine, self._registry = engine, registry
         self._open: Portal | None = None
         self._lock = threading.Lock()  # of opening and closing: several threads may do both
 
@@ -68,12 +83,16 @@ class SyncDurably:
         return self._open is not None
 
     @property
+    def _runs(self) -> Runs:
+        return self._engine.runs
+
+    @property
     def _portal(self) -> Portal:
         if self._open is None:
             raise ClosedError(
                 "this Durably is not open: use 'with durably.sync() as d', or d.init()"
             )
-        if self._durably.lends():
+        if self._engine.lends():
             raise ConfigurationError(
                 "a blocking call was made within step.transaction: the connection is lent to its "
                 "function, and the call would wait for it; make it before or after the step"
@@ -82,11 +101,11 @@ class SyncDurably:
 
     def init(self) -> None:
         """Migrate the database and start the worker, in a thread."""
-        self._start(self._durably.init())
+        self._start(self._engine.init())
 
     def migrate(self) -> None:
         """Bring the database up to date, without a worker."""
-        self._start(self._durably.migrate())
+        self._start(self._engine.migrate())
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         try:
@@ -110,7 +129,7 @@ class SyncDurably:
 
     def start(self) -> None:
         """As ``Durably.start``: the worker alone."""
-        self._start(self._durably.start())
+        self._start(self._engine.start())
 
     def stop(self, grace: Seconds = GRACE) -> None:
         """As ``Durably.stop``."""
@@ -120,7 +139,7 @@ class SyncDurably:
             portal, self._open = self._open, None
             if portal is not None:
                 try:
-                    portal.call(self._durably.stop(grace))
+                    portal.call(self._engine.stop(grace))
                 finally:
                     portal.close()
 
@@ -151,22 +170,22 @@ class SyncDurably:
     def register(self, job: Callable[[SyncStep], R], /) -> SyncJobHandle[None, R]: ...
     def register(self, job: Any) -> Any:
         """As ``Durably.register``."""
-        return SyncJobHandle(self, cast("JobHandle[Any, Any]", self._durably.register(job)))
+        return SyncJobHandle(self, cast("JobHandle[Any, Any]", self._registry.register(job)))
 
     def handle(self, job: AnyJob[I, O, N]) -> SyncJobHandle[I, O, N]:
         """The blocking handle of a job."""
-        handle: JobHandle[I, O, N] = self._durably.register(job) if isinstance(job, Job) else job
+        handle: JobHandle[I, O, N] = self._registry.register(job) if isinstance(job, Job) else job
         return SyncJobHandle(self, handle)
 
     def get_job(self, name: str) -> SyncJobHandle[Any, Any] | None:
         """As ``Durably.get_job``."""
-        handle = self._durably.get_job(name)
+        handle = self._registry.get_job(name)
         return None if handle is None else SyncJobHandle(self, handle)
 
     @property
     def jobs(self) -> Mapping[str, SyncJobHandle[Any, Any]]:
         """The blocking handles of the registered jobs by name."""
-        return {name: SyncJobHandle(self, handle) for name, handle in self._durably.jobs.items()}
+        return {name: SyncJobHandle(self, handle) for name, handle in self._registry.jobs.items()}
 
     def on(
         self,
@@ -174,7 +193,9 @@ class SyncDurably:
         listener: Callable[[Any], object],
     ) -> Callable[[], None]:
         """As ``Durably.on``; the listener is called in the loop's thread."""
-        unsubscribe: Callable[[], None] = cast("Any", self._durably).on(event, listener)
+        unsubscribe: Callable[[], None] = cast("Any", Emitter(self._engine.listeners)).on(
+            event, listener
+        )
         return unsubscribe
 
     @overload
@@ -255,49 +276,28 @@ class SyncDurably:
         """As ``Durably.run_until_idle``."""
         if self._open is None:
             self.migrate()
-        return self._portal.call(self._durably.run_until_idle(max_runs))
+        return self._portal.call(self._engine.run_until_idle(max_runs))
 
-    def get_run(self, run_id: str) -> Run | None:
-        """As ``Durably.get_run``."""
-        return self._portal.call(self._durably.get_run(run_id))
+    wait = _blocking(Runs.wait)
+    get_run = _blocking(Runs.get_run)
+    get_runs = _blocking(Runs.get_runs)
+    get_steps = _blocking(Runs.get_steps)
+    get_logs = _blocking(Runs.get_logs)
+    retry = _blocking(Runs.retry)
+    retrigger = _blocking(Runs.retrigger)
+    cancel = _blocking(Runs.cancel)
+    delete_run = _blocking(Runs.delete_run)
+    purge_runs = _blocking(Runs.purge_runs)
 
-    def get_runs(
-        self,
-        *,
-        job: str | Sequence[str] = (),
-        status: Status | str | Sequence[Status | str] = (),
-        labels: Mapping[str, str] | None = None,
-        limit: int = 50,
-        offset: int = 0,
-        cursor: str | None = None,
-        scope: str | None = None,
-    ) -> list[Run]:
-        """As ``Durably.get_runs``."""
-        portal = self._portal
-        found = self._durably.get_runs(
-            job=job,
-            status=status,
-            labels=labels,
-            limit=limit,
-            offset=offset,
-            cursor=cursor,
-            scope=scope,
-        )
-        return portal.call(found)
-
-    def get_steps(self, run_id: str) -> list[StepRecord]:
-        """As ``Durably.get_steps``."""
-        return self._portal.call(self._durably.get_steps(run_id))
-
-    def get_logs(self, run_id: str, *, after: int = 0, limit: int = 1000) -> list[LogEntry]:
-        """As ``Durably.get_logs``."""
-        return self._portal.call(self._durably.get_logs(run_id, after=after, limit=limit))
+    def health(self) -> Health:
+        """As ``Durably.health``."""
+        return self.call(self._engine.health())
 
     def subscribe(self, run_id: str, after: int = 0) -> Iterator[events.AnyEvent]:
         """As ``Durably.subscribe``, blocking between events."""
 
         async def stream() -> AsyncIterator[events.AnyEvent]:
-            return self._durably.subscribe(run_id, after)
+            return self._engine.runs.subscribe(run_id, after)
 
         return self._portal.iterate(self.call(stream()))
 
@@ -311,26 +311,9 @@ class SyncDurably:
         """As ``Durably.subscribe_runs``, blocking between events."""
 
         async def stream() -> AsyncIterator[events.AnyEvent | events.Resync]:
-            return self._durably.subscribe_runs(job=job, labels=labels, scope=scope)
+            return self._engine.runs.subscribe_runs(job=job, labels=labels, scope=scope)
 
         return self._portal.iterate(self.call(stream()))
-
-    def health(self) -> Health:
-        """As ``Durably.health``."""
-        return self._portal.call(self._durably.health())
-
-    def wait(
-        self,
-        run: Run[I, O] | str,
-        timeout: Seconds | None = None,
-        *,
-        on_progress: Callable[[Progress], object] | None = None,
-        on_log: Callable[[events.LogWrite], object] | None = None,
-    ) -> CompletedRun[I, O]:
-        """As ``Durably.wait``; the two are called in the loop's thread."""
-        portal = self._portal
-        waiting = self._durably.wait(run, timeout, on_progress=on_progress, on_log=on_log)
-        return portal.call(waiting)
 
     def follow(
         self,
@@ -343,26 +326,6 @@ class SyncDurably:
         # The bar is opened in this thread: it tells a notebook under which cell it belongs.
         with nullcontext(show) if show else open_bar(title_of(run)) as draw:
             return self.wait(run, timeout, on_progress=draw)
-
-    def retry(self, run_id: str) -> Run:
-        """As ``Durably.retry``."""
-        return self._portal.call(self._durably.retry(run_id))
-
-    def retrigger(self, run_id: str) -> Run:
-        """As ``Durably.retrigger``."""
-        return self._portal.call(self._durably.retrigger(run_id))
-
-    def cancel(self, run_id: str) -> Run:
-        """As ``Durably.cancel``."""
-        return self._portal.call(self._durably.cancel(run_id))
-
-    def delete_run(self, run_id: str) -> None:
-        """As ``Durably.delete_run``."""
-        self._portal.call(self._durably.delete_run(run_id))
-
-    def purge_runs(self, *, older_than: Seconds, limit: int | None = None) -> int:
-        """As ``Durably.purge_runs``."""
-        return self._portal.call(self._durably.purge_runs(older_than=older_than, limit=limit))
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run any coroutine on the loop of this instance."""
@@ -420,7 +383,7 @@ class SyncJobHandle(Generic[I, O, N]):
             coalesce=coalesce,
             labels=labels,
             scope=scope,
-            connection=_blocking(connection),
+            connection=_check_blocking(connection),
         )
         return self._durably.call(triggered)
 
@@ -465,7 +428,7 @@ class SyncJobHandle(Generic[I, O, N]):
         self, inputs: Sequence[I | Trigger[I]], *, connection: Any = None
     ) -> list[Run[I, O]]:
         """As ``JobHandle.batch_trigger``; ``connection`` is one that blocks, too."""
-        connection = _blocking(connection)
+        connection = _check_blocking(connection)
         return self._durably.call(self._handle.batch_trigger(inputs, connection=connection))
 
     def get_run(self, run_id: str) -> Run[I, O] | None:
@@ -489,7 +452,7 @@ class SyncJobHandle(Generic[I, O, N]):
         return self._durably.call(found)
 
 
-def _blocking(connection: Any) -> Any:
+def _check_blocking(connection: Any) -> Any:
     """Not one that belongs to an event loop, which is another than ours."""
     if inspect.iscoroutinefunction(inspect.unwrap(getattr(connection, "execute", len))):
         raise ConfigurationError(

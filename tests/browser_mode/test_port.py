@@ -163,7 +163,7 @@ async def test_a_page_that_takes_nothing_is_sent_no_more(asking: Asking):
 
 
 async def test_who_comes_after_a_death_takes_up_at_once(tmp_path, monkeypatch, server, asking):
-    assert server.durably.runtime.threads is False
+    assert server.durably._engine.runtime.threads is False
 
 
 def test_a_module_without_jobs(tmp_path, monkeypatch):

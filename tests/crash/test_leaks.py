@@ -32,8 +32,8 @@ def _look() -> dict[str, int]:
 
 async def _work_off(durably, small, count) -> None:
     await small.batch_trigger(list(range(count)))
-    while durably._worker.running or await durably._store.any_due(
-        ["small"], durably._runtime.now()
+    while durably._engine.session.worker.running or await durably._engine.store.any_due(
+        ["small"], durably._engine.runtime.now()
     ):
         await asyncio.sleep(0.02)
 
@@ -79,7 +79,7 @@ async def test_many_small_runs_leave_nothing_behind(tmp_path):
         if len(sizes) > 2 * full:
             slope = (sizes[-1] - sizes[full]) / (len(sizes) - 1 - full)
             assert slope < 0.5, f"{slope:.2f} MB per {PART} runs: {sizes}"
-        assert not durably._worker._executions
+        assert not durably._engine.session.worker._executions
     with sqlite3.connect(tmp_path / "a.db") as database:
         count = database.execute("select count(*) from durably_runs where status = 'completed'")
         assert count.fetchone() == (RUNS + PART + 20,)

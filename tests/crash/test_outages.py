@@ -11,7 +11,7 @@ def test_sixteen_processes_whose_server_restarts() -> None:
     """Fewer, in the shorter tiers."""
     outages.run(
         processes=by_tier(quick=3, ci=8, soak=16),
-        runs=by_tier(quick=60, ci=400, soak=16_000),
+        runs=by_tier(quick=60, ci=800, soak=16_000),
         restarts=by_tier(quick=1, ci=3, soak=3),
         seed=7,
     ).check()

@@ -12,7 +12,7 @@ from durably.state import CANCEL
 async def test_a_run_cancelled_while_it_is_being_claimed_never_begins(make):
     durably = await make()
     begun, claimed, go_on = [], asyncio.Event(), asyncio.Event()
-    claim = durably._store.claim
+    claim = durably._engine.store.claim
 
     async def slow_claim(*args, **options):
         claims = await claim(*args, **options)
@@ -21,7 +21,7 @@ async def test_a_run_cancelled_while_it_is_being_claimed_never_begins(make):
             await go_on.wait()
         return claims
 
-    durably._store.claim = slow_claim
+    durably._engine.store.claim = slow_claim
 
     @durably.job("no-steps")
     async def no_steps(step: Step) -> None:
@@ -44,7 +44,7 @@ async def test_a_cancel_that_was_retried_meanwhile_does_not_stop_the_new_attempt
     durably = await make(start=False)
     committed, told, claimed, taken = (asyncio.Event() for _ in range(4))
     begun, go_on, attempts = asyncio.Event(), asyncio.Event(), []
-    move, claim = durably._store.move, durably._store.claim
+    move, claim = durably._engine.store.move, durably._engine.store.claim
 
     async def slow_to_hear(run_id, transition, now):
         moved = await move(run_id, transition, now)
@@ -60,8 +60,8 @@ async def test_a_cancel_that_was_retried_meanwhile_does_not_stop_the_new_attempt
             await taken.wait()
         return claims
 
-    monkeypatch.setattr(durably._store, "move", slow_to_hear)
-    monkeypatch.setattr(durably._store, "claim", slow_claim)
+    monkeypatch.setattr(durably._engine.store, "move", slow_to_hear)
+    monkeypatch.setattr(durably._engine.store, "claim", slow_claim)
 
     @durably.job("waits")
     async def waits(step: Step) -> str:

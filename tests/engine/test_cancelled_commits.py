@@ -24,14 +24,14 @@ async def cancelled(task):
 
 def when_submitted(durably, type, event):
     """Set an event when the first line of a type is handed to the store."""
-    real = durably._store.record
+    real = durably._engine.store.record
 
     def record(lease, entry, **options):
         if entry.type == type:
             event.set()
         return real(lease, entry, **options)
 
-    durably._store.record = record
+    durably._engine.store.record = record
 
 
 async def test_a_step_cancelled_during_its_commit_keeps_its_result(durably):

@@ -152,24 +152,24 @@ async def test_a_failure_that_nobody_handled_fails_the_run_after_a_crash_too(mak
         await step.run("refuse", refuse)
 
     first = await make(doomed, stale_threshold=0.5)
-    settle = first._store.settle
+    settle = first._engine.store.settle
 
     async def never(*args):
         await asyncio.Event().wait()
 
-    first._store.settle = never
+    first._engine.store.settle = never
     run = await first.get_job("doomed").trigger()
     async with asyncio.timeout(30):
         while not await first.get_steps(run.id):
             await asyncio.sleep(0.02)
-    first._worker._heartbeat.stop()  # as if it were dead
+    first._engine.session.worker._heartbeat.stop()  # as if it were dead
     second = await make(doomed)
     with pytest.raises(RunFailedError, match="it is refused"):
         await second.wait(run.id, 30)
     failed = await second.get_run(run.id)
     assert (failed.error.step, len(calls)) == ("refuse", 1)
     assert failed.attempt > 1
-    first._store.settle = settle
+    first._engine.store.settle = settle
 
 
 class NeedsTwoError(Exception):

@@ -33,9 +33,15 @@ class Gates:
 
     def __init__(self) -> None:
         self._events: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._reached: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def wait(self, name: str) -> None:
+        self._reached[name].set()
         await self._events[name].wait()
+
+    async def reached(self, name: str) -> None:
+        """Wait until a job waits there."""
+        await self._reached[name].wait()
 
     def open(self, name: str) -> None:
         self._events[name].set()
@@ -126,8 +132,8 @@ async def begun(*instances: Durably) -> None:
 
 
 def feed_of(durably: Durably) -> Feed:
-    assert durably._feed is not None
-    return durably._feed
+    assert durably._engine.session.feed is not None
+    return durably._engine.session.feed
 
 
 async def test_who_reads_after_an_event_reads_nothing_older(
@@ -318,8 +324,9 @@ async def test_a_number_beyond_the_journal_is_told_the_end_of_the_run(
     """Of a file that was put back from a copy, say."""
     worker, web = await make(script), await make(script, worker=False)
     run = await worker.register(script).trigger(["a"])
+    await gates.reached("a")  # its start is not among what they still hear
     watches = [Watch(durably.subscribe(run.id, 1_000)) for durably in (worker, web)]
-    await asyncio.sleep(0.2)
+    await until(lambda: all(d._engine.session.feed.follows(run.id) for d in (worker, web)))
     gates.open("a")
     for watch in watches:
         assert numbers(await watch.ended()) == [3]
@@ -409,7 +416,7 @@ async def test_lists_that_begin_in_the_middle_miss_nothing_of_what_follows(
     """Another process is ahead by some lines when this one tells of its own."""
     web, worker = await make(script, worker=False), await make(script)
     run = await worker.register(script).trigger(["5", "a", "5", "b"])
-    await until(lambda: worker._worker.running)
+    await until(lambda: worker._engine.session.worker.running)
     await asyncio.sleep(0.1)
     watch = Watch(web.subscribe_runs())
     await begun(web)
@@ -494,7 +501,7 @@ async def test_trouble_of_the_storage_does_not_end_watching(
         raise StorageUnavailableError("the database cannot be read")
 
     with monkeypatch.context() as trouble:
-        trouble.setattr(web._store, "tail", unavailable)
+        trouble.setattr(web._engine.store, "tail", unavailable)
         await worker.cancel(run.id)
         await until(lambda: failures >= 3)
     await watches[1].until(lambda event: event.type == "run:cancel")
@@ -544,13 +551,13 @@ async def test_closing_ends_a_watch_that_is_reading(
 ) -> None:
     durably = await make(script)
     run = await durably.register(script).trigger(["never"])
-    read = durably._store.run
+    read = durably._engine.store.run
 
     async def closed_meanwhile(run_id: str) -> Any:
         await durably.stop(0)
         return await read(run_id)
 
-    monkeypatch.setattr(durably._store, "run", closed_meanwhile)
+    monkeypatch.setattr(durably._engine.store, "run", closed_meanwhile)
     await Watch(durably.subscribe(run.id)).ended()
 
 

@@ -37,7 +37,7 @@ async def steps(step: Step, count: int) -> None:
 @contextlib.contextmanager
 def counted(durably: Durably) -> Iterator[Counter[str]]:
     """The statements that the store's connections execute, by what they begin with."""
-    store: Any = durably._store
+    store: Any = durably._engine.store
     found: Counter[str] = Counter()
 
     def note(sql: str) -> None:

@@ -61,7 +61,7 @@ def counts(durably):
 
 async def read_up_to(durably, position):
     """Until the watchers of an instance have seen so much."""
-    while (durably._feed._cursor or (0,))[0] < position:
+    while (durably._engine.session.feed._cursor or (0,))[0] < position:
         await asyncio.sleep(0.01)
 
 
@@ -176,14 +176,14 @@ async def test_watchers_outlive_an_error_that_nobody_foresaw(make, monkeypatch):
     durably = await make(worker=False)
     run = await counts(durably).trigger()
     failed = asyncio.Event()
-    tail = durably._store.tail
+    tail = durably._engine.store.tail
 
     async def fails(*args):
         failed.set()
-        monkeypatch.setattr(durably._store, "tail", tail)
+        monkeypatch.setattr(durably._engine.store, "tail", tail)
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr(durably._store, "tail", fails)
+    monkeypatch.setattr(durably._engine.store, "tail", fails)
     waiting = asyncio.create_task(durably.wait(run))
     async with asyncio.timeout(PATIENCE):
         await failed.wait()

@@ -37,7 +37,7 @@ def test_workers_forked_from_one_instance_are_two(tmp_path):
         durably = Durably(sys.argv[1])
         async def main():
             async with durably:
-                print(durably._options.name, durably.runtime.random.random(), flush=True)
+                print(durably._engine.session.name, durably._engine.runtime.random.random(), flush=True)
                 await asyncio.sleep(60)
         for _ in range(2):
             if os.fork() == 0:
@@ -93,9 +93,9 @@ async def test_a_child_that_outlives_its_worker_holds_neither_lock_nor_bell(tmp_
         from durably import Durably
         async def main():
             async with Durably(sys.argv[1]) as durably:
-                assert durably._store._checkpointer.elected
+                assert durably._engine.store._checkpointer.elected
                 if os.fork() == 0:
-                    print(os.getpid(), durably._options.name, flush=True)
+                    print(os.getpid(), durably._engine.session.name, flush=True)
                     sys.stdin.read()
                     os._exit(0)
                 await asyncio.sleep(60)
@@ -109,7 +109,7 @@ async def test_a_child_that_outlives_its_worker_holds_neither_lock_nor_bell(tmp_
         try:
             assert presence(tmp_path / "a.db-durably" / name) is Presence.DEAD
             async with Durably(tmp_path / "a.db") as durably:
-                assert durably._store._writer.checkpoints
+                assert durably._engine.store._writer.checkpoints
         finally:
             os.kill(int(child), 9)
 
@@ -120,15 +120,15 @@ async def test_a_bell_that_was_removed_is_hung_again(tmp_path, works):
         Durably(tmp_path / "a.db", jobs=[quick], polling_interval=0.05, worker=works) as one,
         Durably(tmp_path / "a.db", jobs=[quick], worker=False) as two,
     ):
-        bell = tmp_path / "a.db-durably" / one._options.name
+        bell = tmp_path / "a.db-durably" / one._engine.session.name
         shutil.rmtree(tmp_path / "a.db-durably")
         async with asyncio.timeout(20):
             while presence(bell) is not Presence.ALIVE:
                 await asyncio.sleep(0.01)
         rung = asyncio.Event()
-        one._bell.take_down()
-        one._bell.hang(lambda _: rung.set())
-        two._bell.look_after()
+        one._engine.session.notifier.take_down()
+        one._engine.session.notifier.hang(lambda _: rung.set())
+        two._engine.session.notifier.look_after()
         await two.get_job("quick").trigger()
         await asyncio.wait_for(rung.wait(), 20)
 
@@ -137,8 +137,8 @@ async def test_a_path_too_long_for_a_socket_has_a_bell_nonetheless(tmp_path):
     folder = tmp_path / ("d" * 100) / ("e" * 100)
     folder.mkdir(parents=True)
     async with Durably(folder / "a.db", worker=False) as durably:
-        assert durably._bell._socket is not None
-        bell = folder / "a.db-durably" / durably._options.name
+        assert durably._engine.session.notifier._socket is not None
+        bell = folder / "a.db-durably" / durably._engine.session.name
         assert presence(bell) is Presence.ALIVE
     assert not bell.exists()
     assert presence(bell) is Presence.UNKNOWN
@@ -150,7 +150,7 @@ async def test_a_bell_that_cannot_be_hung_is_told_once(tmp_path, monkeypatch, ca
     folder.mkdir(parents=True)
     async with Durably(folder / "a.db", worker=False) as durably:
         for _ in range(3):
-            durably._bell.look_after()
+            durably._engine.session.notifier.look_after()
     assert caplog.text.count("cannot wake this one") == 1
 
 

@@ -296,7 +296,7 @@ async def test_p11_a_failing_progress_write_harms_nothing(make, monkeypatch):
     async def refuse(*_: object) -> None:
         raise LeaseLost("as if")
 
-    monkeypatch.setattr(durably._store, "save_progress", refuse)
+    monkeypatch.setattr(durably._engine.store, "save_progress", refuse)
 
     @durably.job("progressing")
     async def progressing(step: Step) -> int:

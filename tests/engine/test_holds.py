@@ -149,12 +149,12 @@ async def test_a_hung_run_is_handed_back_and_taken_when_its_lease_ends(make, bod
     durably = await make()
     run = await a_job(durably, body, "def").trigger()
     await body.has_begun()
-    await durably._stop(0, 0.1)
+    await durably._engine.stop_within(0, 0.1)
     other = await make()
     again = Body()
     again.go_on.set()
     a_job(other, again, "def")
-    row = await other.row(run.id)
+    row = await other._engine.runs.get_row(run.id)
     assert (row.status, row.due_at) == ("pending", row.held_until)
     await other.wait(run.id, 30)
     assert (await other.get_run(run.id)).attempt == 2
@@ -176,7 +176,7 @@ async def test_a_slot_is_free_when_the_thread_is(make, body):
 async def test_a_call_that_waits_for_a_thread_does_not_begin_when_nobody_waits_for_it(
     make, body, monkeypatch, end
 ):
-    monkeypatch.setattr("durably.durably._STEP_THREADS", 2)
+    monkeypatch.setattr("durably.engine.engine.STEP_THREADS", 2)
     durably = await make()
     begun = []
 
@@ -250,14 +250,14 @@ async def test_a_step_is_not_tried_again_once_its_run_is_cancelled(make, kind):
 async def test_a_run_cancelled_and_retried_during_a_claim_goes_on(make):
     durably = await make()
     asked, go_on = asyncio.Event(), asyncio.Event()
-    claim = durably._store.claim
+    claim = durably._engine.store.claim
 
     async def slow_claim(*args, **options):
         asked.set()
         await go_on.wait()
         return await claim(*args, **options)
 
-    durably._store.claim = slow_claim
+    durably._engine.store.claim = slow_claim
 
     @durably.job("one")
     async def one(step: Step) -> int:
@@ -315,6 +315,6 @@ async def test_a_step_that_failed_while_the_worker_stops_is_handed_back(make):
     fail.set()
     await stopping
     other = await make(worker=False)
-    row = await other.row(run.id)
+    row = await other._engine.runs.get_row(run.id)
     assert (row.status, row.held_until) == ("pending", None)
     assert await other.get_steps(run.id) == []

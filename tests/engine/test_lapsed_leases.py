@@ -87,7 +87,7 @@ async def test_others_that_write_much_keep_nobody_from_taking_over_for_ever(stor
 async def test_after_a_late_claim_the_living_have_one_heartbeat(tmp_path):
     durably = Durably(tmp_path / "a.db", runtime=Elsewhen(), polling_interval=60)
     await durably.init()
-    worker = durably._worker
+    worker = durably._engine.session.worker
     try:
         assert worker._may_take_over()
         with sqlite3.connect(tmp_path / "a.db", isolation_level=None) as other:
@@ -105,7 +105,7 @@ async def test_after_a_late_claim_the_living_have_one_heartbeat(tmp_path):
             await asyncio.sleep(0.01)
         assert not worker._may_take_over()
         worker._ran_at = None
-        durably._runtime.ahead = 5.1
+        durably._engine.runtime.ahead = 5.1
         assert worker._may_take_over()
     finally:
         await durably.stop(0)
@@ -118,7 +118,9 @@ async def test_a_worker_that_was_stopped_takes_over_nothing_for_a_lease(
     runtime = Elsewhen()
     durably = Durably(tmp_path / "a.db", runtime=runtime, worker=False)
     await durably.init()
-    worker: Worker = durably._make_worker()  # not started: the test is its loop and its heartbeat
+    worker: Worker = durably._engine._make_worker(
+        durably._engine.session
+    )  # not started: the test is its loop and its heartbeat
     try:
         worker._beat()
         assert worker._may_take_over()
@@ -179,7 +181,7 @@ async def test_who_may_have_slept_through_a_lease_by_either_clock_begins_no_step
         assert len(claims.taken) == 1
         go_on.set()
         async with asyncio.timeout(30):
-            while durably._worker.running:
+            while durably._engine.session.worker.running:
                 await asyncio.sleep(0.01)
         assert began == []
     finally:
@@ -204,7 +206,7 @@ async def test_for_a_lease_after_trouble_nothing_is_taken_over(database, monkeyp
     runtime = ByHand()
     durably = Durably(database, runtime=runtime, worker=False)
     await durably.init()
-    store, worker = durably._store, durably._make_worker()
+    store, worker = durably._engine.store, durably._engine._make_worker(durably._engine.session)
     mended = asyncio.Event()
     try:
         assert worker._may_take_over()
@@ -255,7 +257,7 @@ async def test_a_blocked_loop_alone_is_no_stopped_process(tmp_path):
     runtime = Elsewhen()
     durably = Durably(tmp_path / "a.db", runtime=runtime, worker=False)
     await durably.init()
-    worker: Worker = durably._make_worker()
+    worker: Worker = durably._engine._make_worker(durably._engine.session)
     try:
         assert worker._may_take_over()
         for _ in range(10):

@@ -143,7 +143,7 @@ async def test_a_run_that_is_cancelled_elsewhere_as_its_body_ends_reads_as_one(
     await durably.stop(0)
     assert [record.levelno for record in records()] == [logging.INFO] * 2
     assert records()[1].status == "cancelled"
-    assert durably.metrics.lost["short"] == 0
+    assert durably._engine.metrics.lost["short"] == 0
 
 
 async def test_a_run_that_is_handed_back_and_resumed(durably, records, tmp_path):
@@ -183,7 +183,7 @@ async def test_a_run_of_a_dead_worker_is_a_warning(tmp_path, records):
     await first.init()
     run = await slow.trigger()
     await begun.wait()
-    first._worker._heartbeat.stop()  # it renews no lease any more
+    first._engine.session.worker._heartbeat.stop()  # it renews no lease any more
     async with Durably(tmp_path / "a.db", jobs=[slow.definition], **options) as second:
         await second.wait(run.id, timeout=60)
     await first.stop(0)
@@ -251,7 +251,7 @@ async def test_logging_that_raises_ends_no_worker(tmp_path, monkeypatch, capsys)
 
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(durably._store, "claim", locked)
+            patch.setattr(durably._engine.store, "claim", locked)
             await durably.init()
             failed = asyncio.Event()
             durably.on("worker:error", lambda _: failed.set())

@@ -78,25 +78,25 @@ async def test_p2_progress_resets_the_count_of_recoveries(tmp_path):
     hour = 0
     for attempt in range(1, steps + 1):
         durably = make()
-        durably._runtime.jump = hour
+        durably._engine.runtime.jump = hour
         register(durably)
         await durably.init()
         while len(began) < attempt:
             await asyncio.sleep(0.002)
         # It vanishes: no hand-back, no heartbeat, nothing written any more.
-        durably._worker._heartbeat.stop()
-        for execution in list(durably._worker._executions.values()):
+        durably._engine.session.worker._heartbeat.stop()
+        for execution in list(durably._engine.session.worker._executions.values()):
             execution._engine.store.settle = None
-        durably._worker._executions.clear()
-        tasks = list(durably._worker._tasks)
-        durably._worker._tasks.clear()
+        durably._engine.session.worker._executions.clear()
+        tasks = list(durably._engine.session.worker._tasks)
+        durably._engine.session.worker._tasks.clear()
         await durably.stop(0)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         hour += 3_600_000
     last = make()
-    last._runtime.jump = hour
+    last._engine.runtime.jump = hour
     register(last)
     await last.init()
     done = await seen.wait(run.id, 20)
@@ -126,7 +126,7 @@ async def _holder_and_rival(tmp_path, jump_both: int):
     await workers[1].init()
     await asyncio.sleep(0.2)
     for durably in workers:
-        durably._runtime.jump = jump_both
+        durably._engine.runtime.jump = jump_both
     done = await workers[0].wait(run.id, 30)
     for durably in workers:
         await durably.stop()
@@ -152,7 +152,7 @@ async def test_t12_new_runs_start_though_the_clock_went_back(tmp_path):
 
     async with durably:
         await quick.trigger_and_wait(timeout=20)
-        durably._runtime.jump = -3_600_000
+        durably._engine.runtime.jump = -3_600_000
         assert (await quick.trigger_and_wait(timeout=20)).output == 1
 
 

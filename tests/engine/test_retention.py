@@ -71,7 +71,7 @@ async def test_a_worker_claims_while_there_is_much_to_delete(make, monkeypatch):
         deleting.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(durably._store, "purge", purge_for_ever)
+    monkeypatch.setattr(durably._engine.store, "purge", purge_for_ever)
 
     @durably.job("quick")
     async def quick(step: Step) -> int:
@@ -96,10 +96,10 @@ async def test_nothing_is_deleted_after_the_clock_jumped(make, ahead, caplog):
     clock = Wrong()
     durably = await _ended(make, retain_runs=30 * 86_400, runtime=clock)
     clock.ahead = ahead
-    await durably._retention.delete()
+    await durably._engine.session.retention.delete()
     clock.passed += 3500
     clock.ahead += 3500_000
-    await durably._retention.delete()
+    await durably._engine.session.retention.delete()
     assert len(await durably.get_runs()) == 3
     assert "no old runs are deleted for 60 minutes, in case the clock is wrong" in caplog.text
 
@@ -125,17 +125,17 @@ async def test_a_jump_is_noticed_when_it_happens(make):
     durably = await _ended(make, runtime=clock)
     clock.ahead = 366 * DAY
     async with asyncio.timeout(30):
-        while durably._clock._not_before < 0:  # its own task looks
+        while durably._engine.session.clock._not_before < 0:  # its own task looks
             await asyncio.sleep(0.01)
     clock.passed += 3601
     clock.ahead += 3601_000
-    assert durably._clock.is_steady()
+    assert durably._engine.session.clock.is_steady()
 
 
 async def test_a_jump_while_deleting_ends_it(make, monkeypatch):
     clock = Wrong()
     durably = await _ended(make, retain_runs=30 * 86_400, runtime=clock)
-    purge, purged = durably._store.purge, []
+    purge, purged = durably._engine.store.purge, []
 
     async def one(before, now, most):
         clock.ahead = 366 * DAY
@@ -143,8 +143,8 @@ async def test_a_jump_while_deleting_ends_it(make, monkeypatch):
         purged.append(len(found))
         return found
 
-    monkeypatch.setattr(durably._store, "purge", one)
-    await durably._retention.delete()
+    monkeypatch.setattr(durably._engine.store, "purge", one)
+    await durably._engine.session.retention.delete()
     assert purged == [1]
     assert len(await durably.get_runs()) == 2
 
@@ -161,7 +161,7 @@ async def test_nothing_is_deleted_by_a_clock_that_is_far_ahead_at_the_start(make
     assert "nothing has happened in the database for 366 days" in caplog.text
     clock.passed += 3601
     clock.ahead += 3601_000
-    await durably._retention.delete()
+    await durably._engine.session.retention.delete()
     assert len(await durably.get_runs()) == 1, "it still is that time an hour later: it may be"
 
 
@@ -176,7 +176,7 @@ async def test_where_nothing_happens_any_more_what_is_old_goes_an_hour_later(mak
     for passed in (0, 1800, 1801):
         clock.passed += passed
         clock.ahead += passed * 1000
-        await idle._retention.delete()
+        await idle._engine.session.retention.delete()
         left.append(len(await idle.get_runs()))
     assert left == [3, 3, 0]
 
@@ -209,12 +209,12 @@ async def test_labels_do_not_outlive_a_deletion_and_lists_by_labels_hear_of_it(m
     events = elsewhere.subscribe_runs(labels={"customer": "Ada Lovelace"})
     told = asyncio.create_task(_deletion(events))
     async with asyncio.timeout(60):
-        while elsewhere._feed._cursor is None:  # from then on it hears
+        while elsewhere._engine.session.feed._cursor is None:  # from then on it hears
             await asyncio.sleep(0.01)
         await durably.delete_run(run.id)
         event = await told
     assert (event.run_id, event.job, event.labels) == (run.id, "quick", {})
-    lines, _ = await durably._store.tail(Cursor(0))
+    lines, _ = await durably._engine.store.tail(Cursor(0))
     assert [line.type for line in lines] == ["run:delete"]
     assert "Lovelace" not in repr(lines)
 

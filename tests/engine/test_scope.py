@@ -106,6 +106,8 @@ async def test_every_event_tells_the_scope(make):
 
     @durably.job("all")
     async def everything(step: Step, fails: bool) -> None:
+        if step.attempt > 1:
+            await asyncio.Event().wait()  # until it is canceled
         step.log.info("hello")
         step.progress(1)
         await step.run("one", asyncio.sleep, 0)

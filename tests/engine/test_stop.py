@@ -81,7 +81,7 @@ async def test_idle_is_only_who_has_nothing_in_hand(make, monkeypatch):
 
     await durably.migrate()
     run = await slow.trigger()
-    any_due = durably._store.any_due
+    any_due = durably._engine.store.any_due
 
     async def asked_after_the_claim(*args):
         while (await durably.get_run(run.id)).status == "pending":
@@ -89,7 +89,7 @@ async def test_idle_is_only_who_has_nothing_in_hand(make, monkeypatch):
         return await any_due(*args)
 
     await durably.init()
-    monkeypatch.setattr(durably._store, "any_due", asked_after_the_claim)
+    monkeypatch.setattr(durably._engine.store, "any_due", asked_after_the_claim)
     await durably.run_until_idle()
     assert (await durably.get_run(run.id)).status == "completed"
 
@@ -111,7 +111,7 @@ async def test_who_cancels_a_stop_is_heard_while_it_ends_its_claims(make, monkey
     run = await hold.trigger()
     while (await durably.get_run(run.id)).status != "running":
         await asyncio.sleep(0.01)
-    monkeypatch.setattr(durably._store, "look_after", look_after)
+    monkeypatch.setattr(durably._engine.store, "look_after", look_after)
     await looking.wait()
     stopping = asyncio.create_task(durably.stop(grace=3600))
     await asyncio.sleep(0.05)

@@ -21,7 +21,11 @@ async def test_stop_ends_an_opening(make, database, monkeypatch, stage, when):
     async def job(step: Step) -> int:
         return 1
 
-    real, reached, for_ever = getattr(durably._store, stage), asyncio.Event(), asyncio.Event()
+    real, reached, for_ever = (
+        getattr(durably._engine.store, stage),
+        asyncio.Event(),
+        asyncio.Event(),
+    )
 
     async def stands_still():
         if when == "after":
@@ -29,7 +33,7 @@ async def test_stop_ends_an_opening(make, database, monkeypatch, stage, when):
         reached.set()
         await for_ever.wait()
 
-    monkeypatch.setattr(durably._store, stage, stands_still)
+    monkeypatch.setattr(durably._engine.store, stage, stands_still)
     async with asyncio.timeout(PATIENCE):
         opening = asyncio.create_task(durably.init())
         await reached.wait()
@@ -41,7 +45,7 @@ async def test_stop_ends_an_opening(make, database, monkeypatch, stage, when):
         assert not [name for name in names if name.startswith("durably")]
         if "postgresql" in str(database):
             await nobody_is_connected(database)
-        monkeypatch.setattr(durably._store, stage, real)
+        monkeypatch.setattr(durably._engine.store, stage, real)
         await durably.init()
         assert (await durably.wait(await job.trigger())).output == 1
 
@@ -116,7 +120,7 @@ async def test_who_cancels_an_opening_is_heard(make, monkeypatch):
         reached.set()
         await for_ever.wait()
 
-    monkeypatch.setattr(durably._store, "require_schema", stands_still)
+    monkeypatch.setattr(durably._engine.store, "require_schema", stands_still)
     async with asyncio.timeout(PATIENCE):
         opening = asyncio.create_task(durably.init())
         await reached.wait()

@@ -69,7 +69,7 @@ def instance_on(database):
     async def fail(step: Step, text: str) -> None:
         raise ValueError(text)
 
-    durably.persist_logs()
+    durably._engine.persist_logs()
     return durably
 
 

@@ -24,7 +24,7 @@ def errors_of():
 
 async def test_watchers_that_wait_for_the_database_are_passed_on(durably, errors_of, monkeypatch):
     received = errors_of(durably, "feed")
-    changed, broken = durably._store.changed, [StorageError("it is away"), OSError("odd")]
+    changed, broken = durably._engine.store.changed, [StorageError("it is away"), OSError("odd")]
 
     async def breaks():
         if broken:
@@ -32,7 +32,7 @@ async def test_watchers_that_wait_for_the_database_are_passed_on(durably, errors
         return await changed()
 
     monkeypatch.setattr("durably.feed.feed.AGAIN", 0.01)
-    monkeypatch.setattr(durably._store, "changed", breaks)
+    monkeypatch.setattr(durably._engine.store, "changed", breaks)
     watching = asyncio.create_task(anext(durably.subscribe_runs()))
     async with asyncio.timeout(30):
         assert [str((await received.get()).error) for _ in "ab"] == ["it is away", "odd"]
@@ -45,7 +45,7 @@ async def test_a_renewal_that_fails_is_passed_on(durably, errors_of, monkeypatch
     def renew(leases, now, loop, renewed, failed):
         loop.call_soon_threadsafe(failed, StorageError("it is away"))
 
-    monkeypatch.setattr(durably._store, "renew", renew)
+    monkeypatch.setattr(durably._engine.store, "renew", renew)
     begun, done = asyncio.Event(), asyncio.Event()
 
     @durably.job("slow")
@@ -70,7 +70,7 @@ async def test_a_hold_that_cannot_be_ended_is_passed_on(durably, errors_of, monk
     async def let_go(lease: Lease, now: int):
         raise error
 
-    monkeypatch.setattr(durably._store, "let_go", let_go)
+    monkeypatch.setattr(durably._engine.store, "let_go", let_go)
 
     @durably.job("blocks")
     def blocks(step: SyncStep) -> None:

@@ -106,14 +106,14 @@ async def test_a_run_is_its_tenants_alone(durably, tenants, route):
 
     nobody = Asker(tenants.handler)
     for status, run_id in tenants.runs.items():
-        before = await durably.row(run_id)
+        before = await durably._engine.runs.get_row(run_id)
         absent = await ask(tenants.b, ABSENT)
         foreign = await ask(tenants.b, run_id)
         assert absent.refusal == foreign.refusal == (404, "run_not_found")
         assert foreign.body == absent.body.replace(ABSENT.encode(), run_id.encode())
         assert foreign.headers == absent.headers
         assert (await ask(nobody, run_id)).refusal == (401, "unauthenticated")
-        assert await durably.row(run_id) == before, status
+        assert await durably._engine.runs.get_row(run_id) == before, status
     for run_id, right in zip(tenants.runs.values(), RIGHT[route.operation], strict=True):
         assert (await ask(tenants.a, run_id)).status == right
     unguarded = Asker(durably.handler())

@@ -109,7 +109,7 @@ class World:
 @pytest.fixture(params=[Scopes, Labels], ids=["scopes", "labels"])
 async def world(request, tmp_path):
     durably = make(tmp_path)
-    durably.persist_logs()
+    durably._engine.persist_logs()
     await durably.init()
     auth = request.param()
     handler = durably.handler(auth=auth, errors="full")
@@ -237,11 +237,11 @@ async def ask_all(world: World, count: int) -> set[int]:
 
 
 async def test_nothing_of_the_other_tenant_is_told(world):
-    before = [await world.durably.row(run_id) for run_id in world.theirs]
+    before = [await world.durably._engine.runs.get_row(run_id) for run_id in world.theirs]
     await fuzz(world, by_tier(quick=1_000, ci=10_000, soak=200_000))
     for row in before:  # and none of it was moved, either
         assert row is not None
-        now = await world.durably.row(row.id)
+        now = await world.durably._engine.runs.get_row(row.id)
         assert now is not None
         assert now.generation <= row.generation + 1
         assert now.status != "cancelled"

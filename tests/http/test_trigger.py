@@ -155,7 +155,7 @@ async def test_what_is_not_said_to_be_json(asker):
 
 
 async def test_a_body_that_is_too_large(durably, asker):
-    limit = durably.max_input_bytes
+    limit = durably._engine.options.max_input_bytes
     assert (await asker.trigger("echo", "x" * (limit - 2))).status == 200
     assert (await asker.trigger("echo", "x" * (limit - 1))).refusal == (413, "too_large")
     assert (await asker.send(b"x" * (limit + 20_000))).refusal == (413, "too_large")
@@ -171,7 +171,7 @@ async def test_a_body_in_pieces_that_is_too_large_is_not_read_to_its_end(durably
             yield b"x" * 65_536
 
     assert (await asker.send(pieces())).refusal == (413, "too_large")
-    assert sent <= durably.max_input_bytes + 3 * 65_536
+    assert sent <= durably._engine.options.max_input_bytes + 3 * 65_536
 
 
 @pytest.mark.parametrize("length", ["9999999999", "9" * 5_000])

@@ -272,7 +272,7 @@ async def test_t119_what_listeners_and_the_worker_raise_is_received(
         for text in ("plain", "async"):
             error = await received.get()
             assert (error.where, str(error.error), error.run_id) == ("listener", text, done.id)
-        store = durably._store  # pyright: ignore[reportPrivateUsage]
+        store = durably._engine.store  # pyright: ignore[reportPrivateUsage]
 
         async def broken(*_: Any, **__: Any) -> Any:
             raise OSError("broken")
@@ -287,7 +287,7 @@ async def test_t119_what_listeners_and_the_worker_raise_is_received(
             claim = await next_of("claim")
         assert (claim.run_id, str(claim.error)) == (None, "broken")
         with monkeypatch.context() as patch:
-            patch.setattr(durably._worker, "_note_that_it_runs", lambda: 1 / 0)  # pyright: ignore[reportPrivateUsage]
+            patch.setattr(durably._engine.session.worker, "_note_that_it_runs", lambda: 1 / 0)  # pyright: ignore[reportPrivateUsage]
             assert isinstance((await next_of("heartbeat")).error, ZeroDivisionError)
         await durably.stop()
     assert "a listener of worker:error failed" in caplog.text

@@ -28,9 +28,9 @@ async def test_the_body_is_not_called(
             await asyncio.Event().wait()
 
         run = await endless.trigger()
-        store, engine = durably._store, durably._engine
+        store, engine = durably._engine.store, durably._engine._context
         claims = await store.claim(
-            ["endless"], "me", durably._runtime.now(), 60_000, 1, takeover=True
+            ["endless"], "me", durably._engine.runtime.now(), 60_000, 1, takeover=True
         )
         execution = Execution(engine, endless.definition, claims.taken[0])
         execution.stop(interrupt)

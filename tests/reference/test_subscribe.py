@@ -23,8 +23,8 @@ async def test_live_events_come_before_the_journaled_ones_that_follow_them(make:
             step.log.info("line", i)
 
     def read_the_journal(_: events.Event) -> None:
-        assert durably._feed is not None
-        durably._feed._look_again()  # as the look around would, were it always at the worst moment
+        assert durably._engine.session.feed is not None
+        durably._engine.session.feed._look_again()  # as the look around would, were it always at the worst moment
 
     await durably.migrate()
     for name in ("step:start", "step:complete", "log:write"):

@@ -220,7 +220,7 @@ async def test_a_wrong_database_is_refused_at_once(postgres_url):
 async def test_a_host_whose_clock_is_wrong_takes_nothing_and_loses_nothing(postgres_url, by):
     async with opened(postgres_url) as right, opened(postgres_url, Skewed(by)) as wrong:
         for mine, other in ((right, wrong), (wrong, right)):
-            now, its_now = mine._runtime.now(), other._runtime.now()
+            now, its_now = mine._engine.runtime.now(), other._engine.runtime.now()
             await mine.enqueue([new(by + 2 * HOUR + (mine is wrong))], now)
             taken = (await other.claim(["job"], "other", its_now, 30_000, 5, takeover=True)).taken
             assert len(taken) == 1, "it is due at once, whoever triggered it"
@@ -340,7 +340,7 @@ async def test_values_that_servers_dislike_come_back_as_they_are(postgres_url):
     async def fail(step: Step) -> None:
         raise ValueError("NUL \x00 and \ud800 surrogate")
 
-    durably.persist_logs()
+    durably._engine.persist_logs()
     async with durably:
         done = await echo.trigger_and_wait(odd, labels={"ä 'x' $.y": '😀 %_\\"'}, timeout=30)
         assert done.output == odd
@@ -387,6 +387,6 @@ async def test_a_server_that_takes_no_settings_is_used_as_a_pooler(
     async with durably:
         runs = await job.batch_trigger([3] * 20)
         assert [(await durably.wait(run)).output for run in runs] == [3] * 20
-        assert not durably._store._signals.is_listening
+        assert not durably._engine.store._signals.is_listening
     assert len(refused) == 1
     assert "pooler" in caplog.text

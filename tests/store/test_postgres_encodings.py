@@ -51,5 +51,5 @@ async def test_what_fits_is_a_name(url):
         return 1
 
     async with asyncio.timeout(60), durably:
-        if durably._store.storable(["caf\xe9"]):
+        if durably._engine.store.storable(["caf\xe9"]):
             assert (await durably.wait(await cafe.trigger())).output == 1

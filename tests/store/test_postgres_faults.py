@@ -250,13 +250,13 @@ async def test_what_the_driver_says_does_not_reach_the_caller(postgres_url):
     durably = Durably(postgres_url, worker=False)
     await durably.init()
     with pytest.raises(StorageError, match="SQLSTATE 22021") as caught:
-        await durably._store.run("a\0b")
+        await durably._engine.store.run("a\0b")
     assert type(caught.value) is StorageError
     with pytest.raises(StorageError):  # refused by the driver itself
-        await durably._store.journal("r", 2**70)
+        await durably._engine.store.journal("r", 2**70)
     new = NewRun("r", "job", "1", "{}", None, "a\0b")
     with pytest.raises(StorageError, match="SQLSTATE 22021"):
-        await durably._store.enqueue([new], 1)
+        await durably._engine.store.enqueue([new], 1)
     await durably.stop()
 
 
@@ -265,7 +265,7 @@ async def test_a_slow_listing_is_no_outage(postgres_url, monkeypatch):
     monkeypatch.setitem(connection._SETTINGS, "statement_timeout", "300")
     durably = Durably(postgres_url, worker=False)
     await durably.init()
-    store = durably._store
+    store = durably._engine.store
     monkeypatch.setattr(
         reads, "select_runs", lambda *_: ("select pg_sleep(600) from durably_version limit 1", {})
     )

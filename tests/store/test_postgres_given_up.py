@@ -95,7 +95,7 @@ async def test_renewals_go_on_after_one_that_took_too_long(proxied, monkeypatch)
             await asyncio.sleep(0.01)
         proxy.hold_at(b"BEGIN")  # nothing but a renewal begins a transaction now
         await proxy.held.wait()
-        while durably._store._leases.trouble.why is None:
+        while durably._engine.store._leases.trouble.why is None:
             await asyncio.sleep(0.01)
         proxy.flow()
         due = "select due_at from durably_runs where id = $1"
@@ -103,7 +103,7 @@ async def test_renewals_go_on_after_one_that_took_too_long(proxied, monkeypatch)
             before = await connection.fetchval(due, run.id)
             while await connection.fetchval(due, run.id) == before:
                 await asyncio.sleep(0.01)
-        assert durably._store._leases.trouble.why is None
+        assert durably._engine.store._leases.trouble.why is None
         ended.set()
         await durably.wait(run)
     await connection.close()
@@ -164,7 +164,7 @@ async def test_a_session_that_was_refused_keeps_its_connection(postgres_url):
     """A run that there is not is nothing that a connection suffers from."""
     durably, _ = instance(postgres_url, worker=False)
     await durably.init()
-    commands = durably._store._commands
+    commands = durably._engine.store._commands
     before = commands._connection
     for error in (RunCancelled("an interrupt"), DurablyError("a refusal")):
         with pytest.raises(type(error)):

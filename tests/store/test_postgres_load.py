@@ -59,7 +59,7 @@ async def test_no_load_keeps_leases_from_being_renewed(postgres_url):
         while sum(run.status == "running" for run in await busy.get_runs(limit=50)) < 50:
             await asyncio.sleep(0.01)
         thief = asyncio.create_task(steal(postgres_url))
-        slow = asyncio.create_task(sleep_in(durably._store._queries))
+        slow = asyncio.create_task(sleep_in(durably._engine.store._queries))
         await lock_the_journal(postgres_url)
         await slow
         assert not thief.done(), thief.exception()

@@ -97,7 +97,7 @@ async def test_runs_are_done_on_debians_version(debians):
         step.log.info("a line")
         return sum([await step.run(f"s{i}", asyncio.sleep, 0, i, returns=int) for i in range(n)])
 
-    durably.persist_logs()
+    durably._engine.persist_logs()
     async with durably:
         runs = await job.batch_trigger([5] * 100)
         async with asyncio.timeout(60):

@@ -215,7 +215,7 @@ async def test_whoever_watches_hears_of_it_after_the_commit(durably, ship, datab
                 return
 
     watching = asyncio.create_task(watch())
-    while durably._feed._cursor is None:
+    while durably._engine.session.feed._cursor is None:
         await asyncio.sleep(0.02)
     async with USERS["asyncpg"](database) as user:
         await ship.trigger(1, connection=user.given)
@@ -435,7 +435,7 @@ async def test_a_two_phase_transaction_is_refused(ship, database):
 async def test_no_second_connection_is_needed_while_one_is_held(durably, ship, user):
     """A pooler may have none left: then all who hold one would wait for each other."""
     async with contextlib.AsyncExitStack() as busy, asyncio.timeout(60):
-        for link in durably._store._links:
+        for link in durably._engine.store._links:
             await busy.enter_async_context(link._turn)
         await ship.trigger(1, connection=user.given)
         await user.rollback()

@@ -7,9 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, TypedDict, cast
 
-from ..durably import Durably
+from ..durably import Durably, with_log_persistence
 from ..errors import StorageError
-from ..plugins import with_log_persistence
 from ..runtime import Runtime
 from ..store.records import Durability
 from ..store.sqlite.store import SQLiteStore

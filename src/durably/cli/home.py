@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..durably import Durably
+from ..durably import Durably, engine_of
 from ..errors import SchemaError, StorageError
 from ..jobs.job import Job
 from ..runtime import Runtime
@@ -72,7 +72,7 @@ class Home:
 def home_of(durably: Durably) -> Home:
     """That of an application."""
     jobs = [handle.definition for handle in durably.jobs.values()]
-    return Home(durably.database, durably.database_options, jobs)
+    return Home(durably.database, engine_of(durably).options.database, jobs)
 
 
 def named_home(args: Namespace) -> Home:

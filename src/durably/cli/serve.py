@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from errno import EADDRINUSE
 from typing import TYPE_CHECKING, Any
 
-from ..durably import Durably
+from ..durably import Durably, engine_of
 from ..errors import DurablyError, StorageError
 from ..http import AsgiApp
 from .logs import set_up
@@ -118,7 +118,7 @@ def _make_server(app: AsgiApp) -> uvicorn.Server:
 
 def _instance(args: Namespace) -> Durably:
     durably = load_durably(args.durably)
-    durably.set_worker(works=not args.no_worker)
+    engine_of(durably).set_worker(works=not args.no_worker)
     if not args.no_worker and not durably.jobs:
         raise UsageError(
             f"{args.durably} has no jobs; import the modules that register them, or pass --no-worker"

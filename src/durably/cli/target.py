@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..durably import IMPORTING, Durably
+from ..durably import Durably
+from ..engine.engine import IMPORTING
 from ..handle import JobHandle
 from ..jobs.job import Job
 

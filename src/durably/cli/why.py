@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ..durably import Durably
+from ..durably import Durably, engine_of
 from ..errors import DurablyError
 from ..models import Run
 from ..state import PARKED, Status
@@ -27,7 +27,7 @@ async def explain(runs: Runs, run: Run, home: Home | None, args: Namespace) -> l
     """What a run waits for; nothing for one that is over, or just executed."""
     if not isinstance(runs, Durably):
         return [] if run.is_final else await _of_server(runs, run)
-    standing = await runs.standing(run.id)
+    standing = await engine_of(runs).runs.get_standing(run.id)
     if standing is None or home is None:
         return []
     reasons = list(_reasons(standing, UNKNOWN if home.is_server else workers_beside(home.path)))

@@ -11,13 +11,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..durably import Durably
+from ..durably import Durably, engine_of, with_log_persistence
 from ..errors import StorageError
 from ..events import RunProgress
 from ..jobs.job import Job
 from ..jobs.trigger import missing_input
 from ..models import Run
-from ..plugins import with_log_persistence
 from ..state import Status
 from ..telemetry.logs import RUNS
 from ..terminal import Show, clean, open_bar
@@ -133,7 +132,7 @@ async def worker(args: Namespace) -> int:
     durably = load_durably(args.durably)
     if not durably.jobs:
         raise UsageError(f"{args.durably} has no jobs; import the modules that register them")
-    durably.set_worker(max_concurrent_runs=args.concurrency)
+    engine_of(durably).set_worker(max_concurrent_runs=args.concurrency)
     signals = Signals(durably.expect_stop)
     if args.until_idle:
         return await _work_until_idle(durably, signals, args.max_runs)
@@ -162,7 +161,7 @@ async def _work_until_idle(durably: Durably, signals: Signals, most: int | None)
 
 def _tell_failed(durably: Durably) -> int:
     """1 if runs failed here, which cron is to notice; a run that was retried since counts as well."""
-    ended = durably.metrics.ended.items()
+    ended = engine_of(durably).metrics.ended.items()
     if failed := sum(count for (_, status), count in ended if status == Status.FAILED):
         print(f"durably: error: {failed} of the runs failed", file=sys.stderr)
         return 1

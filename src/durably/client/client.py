@@ -20,11 +20,17 @@ from ..errors import (
     WaitTimeoutError,
 )
 from ..events import AnyEvent, LogWrite, Resync, RunProgress
-from ..handle import JobHandle, call_for_event
+from ..handle import JobHandle
 from ..jobs.checks import check_coalesce, check_key, check_labels
 from ..jobs.filter import make_filter
 from ..jobs.job import NO_INPUT, InputOptional, Job, N
-from ..jobs.trigger import ClientTriggerOptions, ClientWaitOptions, bad_input, missing_input
+from ..jobs.trigger import (
+    ClientTriggerOptions,
+    ClientWaitOptions,
+    bad_input,
+    call_for_event,
+    missing_input,
+)
 from ..models import CompletedRun, I, LogEntry, O, Progress, Run, StepRecord
 from ..options import optional, positive, text, whole
 from ..runtime import Runtime, Seconds

@@ -17,13 +17,81 @@ from ..telemetry.tracebacks import hide_frames
 E = TypeVar("E", bound=events.Event)
 
 
-class Emitter:
-    """Keeps listeners by event type and calls them."""
+class Listeners:
+    """Listeners by event type. What one of them raises is logged, and harms no run."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
         self._error_listeners: list[Callable[[Any], object]] = []
-        self._reports: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there are listeners of runs' events."""
+        return bool(self._listeners)
+
+    def add(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
+        """Add a listener of a type of events; returns what removes it."""
+        is_of_errors = name == events.WorkerError.type
+        listeners = self._error_listeners if is_of_errors else self._listeners.setdefault(name, [])
+        listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with suppress(ValueError):
+                listeners.remove(listener)
+
+        return unsubscribe
+
+    def emit(self, event: events.AnyEvent) -> None:
+        """Call the listeners of an event's type."""
+        for listener in tuple(self._listeners.get(event.type, ())):
+            self._call(listener, event)
+
+    def report_error(self, where: str, error: BaseException, run_id: str | None = None) -> None:
+        """Pass on to listeners of errors what was raised, and logged already; on the loop."""
+        for listener in tuple(self._error_listeners):
+            self._call(listener, events.WorkerError(where=where, error=error, run_id=run_id))
+
+    def _call(
+        self, listener: Callable[[Any], object], event: events.AnyEvent | events.WorkerError
+    ) -> None:
+        try:
+            result = listener(event)
+        except Exception as error:  # noqa: BLE001 - a listener harms nothing
+            self._log_failure(event, error)
+            return
+        if inspect.isawaitable(result):
+            task = asyncio.ensure_future(result)
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._task_done, event))
+
+    def _task_done(
+        self, event: events.AnyEvent | events.WorkerError, task: asyncio.Future[Any]
+    ) -> None:
+        self._tasks.discard(cast("asyncio.Task[Any]", task))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log_failure(event, error)
+
+    def _log_failure(
+        self, event: events.AnyEvent | events.WorkerError, error: BaseException
+    ) -> None:
+        logger.error("a listener of %s failed", event.type, exc_info=hide_frames(error))
+        if not isinstance(event, events.WorkerError):  # its own listeners' errors are only logged
+            self.report_error("listener", error, event.run_id)
+
+    async def wait(self) -> None:
+        """Wait a little for async listeners that are still at it, and for those of their errors."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+
+
+class Emitter:
+    """``on``, with the types of events."""
+
+    def __init__(self, listeners: Listeners) -> None:
+        self._listeners = listeners
 
     @overload
     def on(
@@ -108,64 +176,10 @@ class Emitter:
             known = ", ".join(sorted([*events.EVENT_TYPES, events.WorkerError.type]))
             raise ConfigurationError(f"there is no event {name!r}; there are: {known}")
         if listener is not None:
-            return self._listen(name, listener)
+            return self._listeners.add(name, listener)
 
         def decorate(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            self._listen(name, fn)
+            self._listeners.add(name, fn)
             return fn
 
         return decorate
-
-    def _listen(self, name: str, listener: Callable[[Any], object]) -> Callable[[], None]:
-        is_of_errors = name == events.WorkerError.type
-        listeners = self._error_listeners if is_of_errors else self._listeners.setdefault(name, [])
-        listeners.append(listener)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                listeners.remove(listener)
-
-        return unsubscribe
-
-    def _emit(self, event: events.AnyEvent) -> None:
-        for listener in tuple(self._listeners.get(event.type, ())):
-            self._call(listener, event)
-
-    def _raised(self, where: str, error: BaseException, run_id: str | None = None) -> None:
-        """Pass on what was raised and logged already; on the loop."""
-        for listener in tuple(self._error_listeners):
-            self._call(listener, events.WorkerError(where=where, error=error, run_id=run_id))
-
-    def _call(
-        self, listener: Callable[[Any], object], event: events.AnyEvent | events.WorkerError
-    ) -> None:
-        try:
-            result = listener(event)
-        except Exception as error:  # noqa: BLE001 - a listener harms nothing
-            self._listener_failed(event, error)
-            return
-        if inspect.isawaitable(result):
-            task = asyncio.ensure_future(result)
-            self._reports.add(task)
-            task.add_done_callback(partial(self._report, event))
-
-    def _report(
-        self, event: events.AnyEvent | events.WorkerError, task: asyncio.Future[Any]
-    ) -> None:
-        self._reports.discard(cast("asyncio.Task[Any]", task))
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._listener_failed(event, error)
-
-    def _listener_failed(
-        self, event: events.AnyEvent | events.WorkerError, error: BaseException
-    ) -> None:
-        logger.error("a listener of %s failed", event.type, exc_info=hide_frames(error))
-        if not isinstance(event, events.WorkerError):  # its own listeners' errors are only logged
-            self._raised("listener", error, event.run_id)
-
-    async def _reported(self) -> None:
-        """Wait a little for async listeners that are still at it, and for those of their errors."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(5.0):
-                while self._reports:
-                    await asyncio.wait(self._reports)

@@ -7,14 +7,13 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..engine.engine import Engine
+from ..lifespan import Lifespan
 from .handler import Handler
 from .messages import Refusal, Request, Response, parse_query
 from .shutdown import ServerWatch, abort, below
-
-if TYPE_CHECKING:
-    from ..durably import Durably
 
 logger = logging.getLogger("durably")
 
@@ -31,8 +30,8 @@ _UNREAD = 67_108_864  # bytes of large answers that may wait for their clients
 class AsgiApp:
     """``app(scope, receive, send)``. Make it with ``durably.asgi(...)``."""
 
-    def __init__(self, durably: Durably, handler: Handler, base_path: str) -> None:
-        self._durably = durably
+    def __init__(self, engine: Engine, handler: Handler, base_path: str) -> None:
+        self._engine = engine
         self.handler = handler
         """The handler behind it."""
         self._base = base_path
@@ -71,12 +70,12 @@ class AsgiApp:
 
     async def _open(self) -> Response | None:
         """Open the instance where nobody else does: no lifespan, and not the application either."""
-        durably = self._durably
-        if durably.is_open or self._has_lifespan or (durably.opened and self._keeping is None):
+        engine = self._engine
+        if engine.is_open or self._has_lifespan or (engine.times_opened and self._keeping is None):
             return None
         if self._opening is None or self._opening.done():
             # In a context of its own: what it starts outlives the request.
-            self._opening = asyncio.create_task(durably.init(), context=Context())
+            self._opening = asyncio.create_task(engine.init(), context=Context())
         try:
             await asyncio.shield(self._opening)
         except Exception:
@@ -94,7 +93,7 @@ class AsgiApp:
         try:
             await asyncio.Event().wait()
         finally:
-            await self._durably.stop(0)
+            await self._engine.stop(0)
 
     async def _stream(
         self, body: bytes | AsyncIterator[bytes], receive: Receive, send: Send
@@ -158,7 +157,7 @@ class AsgiApp:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._has_lifespan = True
-        lifespan = self._durably.lifespan()
+        lifespan = Lifespan(self._engine.init, self._engine.stop_within, None)
         try:
             await lifespan.__aenter__()
         except Exception as error:

@@ -11,8 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
+from ..engine.engine import Engine
 from ..errors import (
     ClosedError,
     ConfigurationError,
@@ -22,7 +23,6 @@ from ..errors import (
     RunNotFoundError,
     StorageError,
 )
-from ..handle import JobHandle
 from ..jobs.filter import make_filter
 from ..jobs.job import NO_INPUT, Job
 from ..jobs.trigger import Trigger, bad_input, missing_input
@@ -59,9 +59,6 @@ from .openapi import describe
 from .routes import MAX_NUMBER, OPERATIONS, Query, Route, find_route, methods_of
 from .sse import Stream
 from .streams import Limits, Streams
-
-if TYPE_CHECKING:
-    from ..durably import Durably
 
 logger = logging.getLogger("durably")
 
@@ -112,7 +109,7 @@ class Handler:
 
     def __init__(
         self,
-        durably: Durably,
+        engine: Engine,
         *,
         auth: Any | None = None,
         public: bool = False,
@@ -132,16 +129,21 @@ class Handler:
                 raise ConfigurationError(
                     f"origin {origin!r} is not written as browsers do, as 'https://app.example.com'"
                 )
-        self._durably = durably
+        self._engine = engine
         self._vocabulary = VOCABULARIES[compat]
         self._errors: ErrorPolicy = one_of("errors", errors, ("full", "message", "none"))
         self._on_request = on_request
         self._opened, self._semaphore = 0, asyncio.Semaphore(_AT_ONCE)
         self._documents: dict[tuple[str, ...], bytes] = {}
         self._gate = Gate(auth, public=flag("public", public), origins=origins)
-        self._streams = Streams(durably, self._vocabulary, self._errors, limits or Limits())
+        self._streams = Streams(engine, self._vocabulary, self._errors, limits or Limits())
         if auth is None and public:
             logger.warning("public=True: anybody who reaches this server can do everything")
+
+    @property
+    def max_body_bytes(self) -> int:
+        """How large the body of a request may be."""
+        return self._engine.options.max_input_bytes + ENVELOPE
 
     # -- the way of a request
 
@@ -161,7 +163,7 @@ class Handler:
         except Exception as error:
             refusal = _refusal_of(error, self._vocabulary)
             if refusal is None:
-                number = self._durably.runtime.token()[:12]
+                number = self._engine.runtime.token()[:12]
                 logger.error(
                     "%s %s failed (request %s)", route.method, route.path, number,
                     exc_info=hide_frames(error),
@@ -213,7 +215,7 @@ class Handler:
     async def _row(self, ask: Ask, operation: Operation) -> RunRow:
         """The run that is asked for, if it is this caller's: else there is none."""
         ask.caller.check_access()
-        row = await self._durably.row(ask.query.run_id)
+        row = await self._engine.runs.get_row(ask.query.run_id)
         if row is None or not await ask.caller.may_access(row, operation):
             raise RunNotFoundError(ask.query.run_id)
         return row
@@ -271,7 +273,7 @@ class Handler:
     # -- what they do
 
     async def _trigger(self, ask: Ask) -> Response:
-        body = await ask.request.read(self._durably.max_input_bytes + ENVELOPE)
+        body = await ask.request.read(self._engine.options.max_input_bytes + ENVELOPE)
         allowed = await ask.caller.may_trigger(trigger_from_wire(body, self._vocabulary))
         row, disposition = await self._enqueue(allowed, ask.caller.scope or "")
         may_see = disposition == "created" or await ask.caller.recognizes(row)
@@ -287,17 +289,16 @@ class Handler:
         self, request: TriggerRequest, scope: str, stored: str | None = None
     ) -> tuple[RunRow, Disposition]:
         """``stored``: the input, if it is that of a run, which was admitted once."""
-        handle = self._durably.get_job(request.job)
-        if handle is None:
+        job = self._engine.jobs.get(request.job)
+        if job is None:
             raise JobNotFoundError(f"there is no job {request.job[:255]!r} here")
-        job = handle.definition
         if stored is None:
-            input = _input(job, request, self._durably.max_input_bytes)
+            input = _input(job, request, self._engine.options.max_input_bytes)
         else:
             input = _stored_input(job, stored)
         keys = (request.idempotency_key, request.concurrency_key)
         trigger = Trigger(input, *keys, request.labels, scope, request.coalesce)
-        return (await self._durably.enqueue([self._durably.new_run(job, trigger)]))[0]
+        return (await self._engine.runs.enqueue([self._engine.runs.new_run(job, trigger)]))[0]
 
     async def _runs(self, ask: Ask) -> Response:
         query = ask.query
@@ -311,9 +312,9 @@ class Handler:
         )
         filter = await ask.caller.scoped(filter, live=False)
         async with self._turns:
-            page = await self._durably.page_of_runs(filter, PAGE_BYTES)
-            counts = await self._durably.count_steps(page.rows)
-            now = self._durably.runtime.now()
+            page = await self._engine.runs.page_of_runs(filter, PAGE_BYTES)
+            counts = await self._engine.runs.count_steps(page.rows)
+            now = self._engine.runtime.now()
             return await self._respond(
                 lambda: [
                     run_to_wire(row, count, self._vocabulary, self._errors, now)
@@ -329,15 +330,15 @@ class Handler:
         return await self._respond(await self._wire_of(row), _size_of(row))
 
     async def _wire_of(self, row: RunRow) -> Callable[[], dict[str, Any]]:
-        (count,) = await self._durably.count_steps([row])
-        now = self._durably.runtime.now()
+        (count,) = await self._engine.runs.count_steps([row])
+        now = self._engine.runtime.now()
         return lambda: run_to_wire(row, count, self._vocabulary, self._errors, now)
 
     async def _steps(self, ask: Ask) -> Response:
         row = await self._row(ask, "steps")
         after = ask.query.number("after")
         async with self._turns:
-            page = await self._durably.page_of_steps(row.id, after, PAGE_BYTES)
+            page = await self._engine.runs.page_of_steps(row.id, after, PAGE_BYTES)
             return await self._respond(
                 lambda: [
                     step_to_wire(step, row.id, self._vocabulary, self._errors)
@@ -351,7 +352,7 @@ class Handler:
         row = await self._row(ask, "logs")
         after, limit = ask.query.number("after"), ask.query.number("limit")
         async with self._turns:
-            page = await self._durably.page_of_logs(row.id, after, limit, PAGE_BYTES)
+            page = await self._engine.runs.page_of_logs(row.id, after, limit, PAGE_BYTES)
             return await self._respond(
                 lambda: [log_to_wire(log_from_row(line), self._vocabulary) for line in page.rows],
                 _size_of_lines(page.rows),
@@ -364,8 +365,8 @@ class Handler:
 
         One for each time that the instance was opened, which may be on another event loop.
         """
-        if self._opened != self._durably.opened:
-            self._opened, self._semaphore = self._durably.opened, asyncio.Semaphore(_AT_ONCE)
+        if self._opened != self._engine.times_opened:
+            self._opened, self._semaphore = self._engine.times_opened, asyncio.Semaphore(_AT_ONCE)
         return self._semaphore
 
     async def _respond(
@@ -376,13 +377,13 @@ class Handler:
         headers = [] if last is None else [("durably-next-cursor", str(last))]
         if is_partial:  # for clients that count their pages by an offset
             headers.append(("durably-page", "partial"))
-        if size < _LARGE or not self._durably.runtime.threads:
+        if size < _LARGE or not self._engine.runtime.threads:
             return respond(make(), headers=headers)
         return await asyncio.to_thread(lambda: respond(make(), headers=headers))
 
     async def _retry(self, ask: Ask) -> Response:
         row = await self._row(ask, "retry")
-        await self._durably.retry(row.id)
+        await self._engine.runs.retry(row.id)
         return _DONE
 
     async def _retrigger(self, ask: Ask) -> Response:
@@ -392,7 +393,7 @@ class Handler:
         again = trigger_of(row)
         allowed = await ask.caller.may_trigger(again)  # it makes a new run, like any trigger
         if allowed == again:
-            new_id = (await self._durably.retrigger(row.id)).id
+            new_id = (await self._engine.runs.retrigger(row.id)).id
         else:
             stored = row.input if allowed.input == again.input else None
             new_id = (await self._enqueue(allowed, row.scope, stored))[0].id
@@ -400,23 +401,23 @@ class Handler:
 
     async def _cancel(self, ask: Ask) -> Response:
         row = await self._row(ask, "cancel")
-        await self._durably.cancel(row.id)
+        await self._engine.runs.cancel(row.id)
         return _DONE
 
     async def _delete(self, ask: Ask) -> Response:
         row = await self._row(ask, "delete")
-        await self._durably.delete_run(row.id)
+        await self._engine.runs.delete_run(row.id)
         return _DONE
 
     async def _jobs(self, ask: Ask) -> Response:
         await ask.caller.may_read("on_jobs")
-        return respond([job_to_wire(_info(job)) for job in self._durably.jobs.values()])
+        return respond([job_to_wire(_info(job)) for job in self._engine.jobs.values()])
 
     async def _subscribe(self, ask: Ask) -> Response:
         row = await self._row(ask, "subscribe")
 
         async def may(now: Caller) -> bool:
-            row = await self._durably.row(ask.query.run_id)
+            row = await self._engine.runs.get_row(ask.query.run_id)
             return row is None or await now.may_access(row, "subscribe")
 
         check = self._still(ask, may)
@@ -461,28 +462,28 @@ class Handler:
         self._streams.close(while_)
 
     async def _healthz(self, ask: Ask) -> Response:
-        health = await self._durably.health()
+        health = await self._engine.health()
         return respond(health_to_wire(health), 200 if health.is_alive else 503)
 
     async def _readyz(self, ask: Ask) -> Response:
-        health = await self._durably.health()
+        health = await self._engine.health()
         return respond(health_to_wire(health), 200 if health.is_ready else 503)
 
     async def _metrics(self, ask: Ask) -> Response:
         await ask.caller.may_read("on_metrics")
-        runs = await self._durably.count_runs()
+        runs = await self._engine.runs.count_runs()
         # Also those that are not registered here: perhaps no process registers them, and their runs wait.
-        ages = await self._durably.queue_ages(
+        ages = await self._engine.runs.queue_ages(
             job for job, status, _ in runs if not Status(status).is_final
         )
-        text = expose(self._durably.metrics, runs, ages, self.streams)
+        text = expose(self._engine.metrics, runs, ages, self.streams)
         return respond(None, body=text.encode(), kind=CONTENT_TYPE)
 
     async def _openapi(self, ask: Ask) -> Response:
-        jobs: Mapping[str, JobHandle[Any, Any]] = {}
+        jobs: Mapping[str, Job[Any, Any]] = {}
         with suppress(Refusal):
             await ask.caller.may_read("on_jobs")
-            jobs = self._durably.jobs
+            jobs = self._engine.jobs
         names = tuple(jobs)
         if names not in self._documents:
             document = describe([_info(job) for job in jobs.values()], self._vocabulary)
@@ -578,8 +579,7 @@ def _stored_input(job: Job[Any, Any], text: str) -> Any:
         raise bad_input(job, problem) from None
 
 
-def _info(handle: JobHandle[Any, Any]) -> JobInfo:
-    job = handle.definition
+def _info(job: Job[Any, Any]) -> JobInfo:
     input = job.input.schema()
     if job.default is not None:
         input = {**input, "default": load_json(job.default)}

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..engine.engine import Engine
 from ..errors import RunNotFoundError
 from ..events import AnyEvent, RunComplete, RunRetry, RunStart, RunTrigger, StepComplete
 from ..feed.queues import weigh
@@ -20,9 +21,6 @@ from ..store.snapshots import event_from_row, run_from_row
 from ..wire.runs import ErrorPolicy, Vocabulary, event_to_list, event_to_wire
 from .messages import Refusal, Response
 from .sse import LONG_RETRY, MAX_BYTES, Frame, FrameCache, Stream, frame, retry_hint
-
-if TYPE_CHECKING:
-    from ..durably import Durably
 
 _HEADERS = (
     ("content-type", "text/event-stream"),
@@ -65,9 +63,9 @@ class Streams:
     """The streams that are open in this process."""
 
     def __init__(
-        self, durably: Durably, vocabulary: Vocabulary, errors: ErrorPolicy, limits: Limits
+        self, engine: Engine, vocabulary: Vocabulary, errors: ErrorPolicy, limits: Limits
     ) -> None:
-        self._durably = durably
+        self._engine = engine
         self._vocabulary = vocabulary
         self._errors: ErrorPolicy = errors
         self._limits = limits
@@ -83,8 +81,8 @@ class Streams:
     def close(self, while_: Callable[[], bool] | None = None) -> None:
         """End every stream, and begin no more for as long as ``while_`` is true: the server is
         stopping. The default is until the instance is opened again. The clients come back."""
-        opened = self._durably.opened
-        self._is_closing = while_ or (lambda: self._durably.opened == opened)
+        opened = self._engine.times_opened
+        self._is_closing = while_ or (lambda: self._engine.times_opened == opened)
         for stream in list(self._open):
             stream.end(self._soon())
 
@@ -93,15 +91,15 @@ class Streams:
     ) -> Response:
         """The events of a run: after a number, or its present state and then what comes."""
         self._make_room(principal)
-        state = await self._durably.state(run_id)
+        state = await self._engine.runs.get_state(run_id)
         if after is None or (state is not None and after > state[1]):  # of a journal that is gone
             if state is None:
                 raise RunNotFoundError(run_id)
             opening, present, after = await self._present(*state)
-            source = self._durably.subscribe(run_id, after)
+            source = self._engine.runs.subscribe(run_id, after)
         else:
             opening, present = [self._soon()], None
-            source = self._durably.follow_run(run_id, after)
+            source = self._engine.runs.resume(run_id, after)
 
         async def closing(last: AnyEvent | None) -> Frame:
             known = after if last is None else last.sequence or after
@@ -128,7 +126,7 @@ class Streams:
         async def closing(_: AnyEvent | None) -> Frame:
             return self._soon()
 
-        source, settles = self._durably.follow_runs(filter), self._vocabulary.settles
+        source, settles = self._engine.runs.follow_runs(filter), self._vocabulary.settles
         return self._begin(
             source, self._of_list, opening, closing, principal, check, settles=settles
         )
@@ -190,7 +188,7 @@ class Streams:
         if Status(row.status).is_final:  # its own line tells it
             after = newest - 1
         elif row.status == Status.RUNNING:
-            after = await self._durably.last_but_lines(row.id, newest)
+            after = await self._engine.runs.last_but_lines(row.id, newest)
         else:
             after = newest
         page = await self._kept_lines(row.id, max(0, newest - _KEPT))
@@ -215,11 +213,11 @@ class Streams:
             yield b"id: %d\n\n" % after
 
     async def _kept_lines(self, run_id: str, after: int) -> Page[JournalRow]:
-        return await self._durably.page_of_logs(run_id, after, _KEPT, MAX_BYTES)
+        return await self._engine.runs.page_of_logs(run_id, after, _KEPT, MAX_BYTES)
 
     async def _has_no_more(self, run_id: str, after: int) -> bool:
         """Whether a run is over, and its journal too."""
-        state = await self._durably.state(run_id)
+        state = await self._engine.runs.get_state(run_id)
         if state is None:
             return True
         row, newest = state
@@ -233,14 +231,14 @@ class Streams:
         return self._encode(event, None)
 
     async def _frame_with_input(self, event: RunTrigger | RunStart | RunRetry) -> Frame:
-        row = await self._durably.row(event.run_id)
+        row = await self._engine.runs.get_row(event.run_id)
         if row is not None and len(row.input) > _HEAVY:
             return await self._encode_beside(event, row)
         return self._encode(event, row)
 
     async def _encode_beside(self, event: AnyEvent, row: RunRow | None) -> Frame:
         """In a thread, where there are any: what is heavy would hold up everybody else's stream."""
-        if not self._durably.runtime.threads:
+        if not self._engine.runtime.threads:
             return self._encode(event, row)
         return await asyncio.to_thread(self._encode, event, row)
 
@@ -252,7 +250,7 @@ class Streams:
 
     def _soon(self) -> Frame:
         """When to come back: not all at once."""
-        return retry_hint(round(self._durably.runtime.jitter(1_000, 0.5)))
+        return retry_hint(round(self._engine.runtime.jitter(1_000, 0.5)))
 
 
 def _start(row: RunRow, last: int) -> RunStart:

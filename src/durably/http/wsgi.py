@@ -9,19 +9,16 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import ClosedError
 from ..lifespan import is_reloaded
 from ..runtime import seconds
 from ..sync import SyncDurably
-from .handler import ENVELOPE, Handler
+from .handler import Handler
 from .messages import Refusal, Request, Response, parse_query
 from .shutdown import ServerWatch, below
 from .streams import Limits
-
-if TYPE_CHECKING:
-    from ..durably import Durably
 
 logger = logging.getLogger("durably")
 
@@ -50,9 +47,9 @@ class WsgiApp:
     interpreter leaves. A stream holds one of the server's threads for as long as it is open.
     """
 
-    def __init__(self, durably: Durably, handler: Handler, base_path: str) -> None:
-        self._sync = durably.sync()
-        self._limit = durably.max_input_bytes + ENVELOPE
+    def __init__(self, sync: SyncDurably, handler: Handler, base_path: str) -> None:
+        self._sync = sync
+        self._limit = handler.max_body_bytes
         self.handler = handler
         """The handler behind it."""
         self._base = base_path

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypedDict
 
 from ..errors import InvalidInputError
-from ..events import LogWrite
+from ..events import AnyEvent, LogWrite, RunProgress
 from ..models import I, Progress
 from ..runtime import Seconds
 from ..values.codec import Unstorable
@@ -68,3 +68,15 @@ def missing_input(job: Job[Any, Any], how: str) -> InvalidInputError:
 def bad_input(job: Job[Any, Any], problem: Unstorable) -> InvalidInputError:
     """The error for an input that does not fit its job."""
     return InvalidInputError(f"the input of job {job.name!r}: {problem}", path=problem.path)
+
+
+def call_for_event(
+    event: AnyEvent,
+    on_progress: Callable[[Progress], object] | None,
+    on_log: Callable[[LogWrite], object] | None,
+) -> None:
+    """Call what ``wait`` was given for an event of its run."""
+    if on_progress is not None and isinstance(event, RunProgress):
+        on_progress(event.progress)
+    elif on_log is not None and isinstance(event, LogWrite):
+        on_log(event)

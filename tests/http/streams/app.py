@@ -120,7 +120,11 @@ class Counts:
     def __init__(self, durably: Durably) -> None:
         self.calls: Counter[str] = Counter()
         for word in self._WORDS:
-            setattr(durably._store, word, self._counted(word, getattr(durably._store, word)))
+            setattr(
+                durably._engine.store,
+                word,
+                self._counted(word, getattr(durably._engine.store, word)),
+            )
 
     def _counted(self, word: str, method: Any) -> Any:
         async def counted(*args: Any, **options: Any) -> Any:
