@@ -142,7 +142,7 @@ async def test_a_pulled_cable(proxied, monkeypatch):
             await asyncio.sleep(0.005)
         proxy.hold()
         await asyncio.sleep(1.5)
-        assert crew.durably._store.trouble
+        assert crew.durably._engine.store.trouble
         proxy.flow()
         proxy.cut_all()
         await crew.ended(runs, 100)
@@ -171,7 +171,7 @@ async def test_whatever_refuses_a_connection_passes(proxied, state, words):
         await step.run("wait", release.wait)
         return 1
 
-    store = crew.durably._store
+    store = crew.durably._engine.store
     async with asyncio.timeout(60), crew.durably:
         held = await long.trigger()
         runs = await crew.steps.batch_trigger([50] * 3)

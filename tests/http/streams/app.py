@@ -151,7 +151,7 @@ class Probed:
         await send({"type": "http.response.body", "body": body})
 
     def _held(self) -> dict[str, Any]:
-        feed = self._durably._feed
+        feed = self._durably._engine.session.feed
         if not (feed and feed.watchers):  # it takes a while, for which the others would wait
             gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
