@@ -37,10 +37,10 @@ from ..errors import (
 from ..jobs.checks import check_name
 from ..jobs.job import Job
 from ..jobs.retry import Retry
+from ..jobs.runner import StepCall
 from ..jobs.step import Step, SyncStep
-from ..models import I, O, RunError
+from ..models import I, LogLevel, O, RunError
 from ..options import positive, whole
-from ..runtime import Seconds
 from ..state import COMPLETE, FAIL, RELEASE, Status, Transition
 from ..store.base import Store
 from ..store.records import SUSPECT, Checkpoint, Claimed, DecidedSteps, Entry, RunRow, Settlement
@@ -439,18 +439,26 @@ class Execution(Generic[I, O]):
             if task is not _current_task():
                 task.cancel()
 
+    def write_log(self, level: LogLevel, message: str, data: Any) -> None:
+        """Publish a log line of the run, and store it where log lines are kept."""
+        self.report.log(level, message, data)
+
+    def report_progress(self, current: float, total: float | None, message: str | None) -> None:
+        """Publish the run's progress, and store it from time to time."""
+        self.report.progress(current, total, message)
+
     def start_task(
-        self, coroutine: Coroutine[Any, Any, None], ended: Callable[[object], None]
+        self, coroutine: Coroutine[Any, Any, None], on_end: Callable[[object], None]
     ) -> None:
-        """Run a step of a plain job, on the loop; ``ended`` is called whatever becomes of it."""
+        """Run a step of a plain job, on the loop; ``on_end`` is called however it ends."""
         task = self._loop.create_task(coroutine)
         self._step_tasks.add(task)
         task.add_done_callback(self._step_tasks.discard)
-        task.add_done_callback(ended)
+        task.add_done_callback(on_end)
 
     # -- a step
 
-    def to_be_awaited(self, name: str, call: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+    def track(self, name: str, call: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """The call of a step, noted so that it is not forgotten in silence."""
         calls = self._calls
         while calls and calls[-1][1].cr_frame is None:  # it is over
@@ -480,19 +488,10 @@ class Execution(Generic[I, O]):
                 names.append(name)
         return names[0] if names else None
 
-    async def step(
-        self,
-        name: str,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        returns: Any,
-        retries: int | Retry,
-        timeout: Seconds | None,
-        call: Callable[..., Awaitable[Any]] | None = None,
-        *,
-        in_transaction: bool = False,
-    ) -> Any:
+    async def run_step(self, call: StepCall) -> Any:
         """A step of the job: from its checkpoint if it has one, else run and committed."""
+        name, fn, args = call.name, call.fn, call.args
+        returns, retries, timeout = call.returns, call.retries, call.timeout
         index = self._begin(name)
         if (failures := self._decided.failures.get(name)) is not None and failures:
             raise self._failed_before(name, failures.pop(0))
@@ -518,11 +517,11 @@ class Execution(Generic[I, O]):
             self._step_tasks.add(cast("asyncio.Task[Any]", task))
         seq: int | None = None
         try:
-            if in_transaction:
+            if call.in_transaction:
                 entry = Entry("step:complete", started_at, name, index, started_at)
                 kept, seq = await self._transact(entry, fn, args, codec, retry)
             else:
-                kept = await self._try(name, fn, args, codec, retry, limit, call)
+                kept = await self._try(name, fn, args, codec, retry, limit, call.send)
         except BaseException as error:
             if isinstance(error, GeneratorExit) and _current_task() is not task:
                 raise  # the coroutine itself is being closed; nothing can be awaited any more
