@@ -91,7 +91,7 @@ from .terminal import Show, open_bar, title_of
 from .threads import Threads
 from .values.codec import Kept, Unstorable
 from .values.text import clean_text, dump_json, load_json
-from .worker.context import LENT, Engine
+from .worker.context import TRANSACTION_STORE, WorkerContext
 from .worker.execution import EXECUTING
 from .worker.worker import HAND_BACK, Worker, WorkerOptions
 
@@ -191,13 +191,14 @@ class Durably(Emitter):
         self._handles: dict[str, JobHandle[Any, Any]] = {}
         self._waiting_jobs: set[str] = set()
         """The jobs that were seen to wait for a run."""
-        self._engine = Engine(
+        self._metrics = Metrics()
+        self._engine = WorkerContext(
             runtime=self._runtime,
             store=self._store,
-            wanted=self._is_wanted,
+            has_listeners=self._is_wanted,
             publish=self._publish,
-            raised=self._raised,
-            metrics=Metrics(),
+            report_error=self._raised,
+            instruments=self._metrics,
             max_recoveries=whole("max_recoveries", max_recoveries),
             max_output=whole("max_output_bytes", max_output_bytes, 1),
             keep_steps=flag("preserve_steps", preserve_steps),
@@ -404,7 +405,7 @@ class Durably(Emitter):
     @property
     def metrics(self) -> Metrics:
         """What this instance has counted."""
-        return self._engine.metrics
+        return self._metrics
 
     @property
     def shown_database(self) -> str:
@@ -418,7 +419,7 @@ class Durably(Emitter):
 
     def lends(self) -> bool:
         """Whether the caller is a function of ``step.transaction``, with a connection of its store."""
-        return LENT.get() is self._store
+        return TRANSACTION_STORE.get() is self._store
 
     @property
     def max_input_bytes(self) -> int:

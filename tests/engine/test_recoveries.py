@@ -86,7 +86,7 @@ async def test_p2_progress_resets_the_count_of_recoveries(tmp_path):
         # It vanishes: no hand-back, no heartbeat, nothing written any more.
         durably._worker._heartbeat.stop()
         for execution in list(durably._worker._executions.values()):
-            execution._engine.store.settle = None
+            execution._context.store.settle = None
         durably._worker._executions.clear()
         tasks = list(durably._worker._tasks)
         durably._worker._tasks.clear()

@@ -57,7 +57,7 @@ from ..threads import Running, run_body
 from ..values.codec import Codec, Kept, Unstorable, codec_for, codec_of_returns
 from ..values.difference import a_type
 from ..values.text import load_json
-from .context import LENT, Engine
+from .context import TRANSACTION_STORE, WorkerContext
 from .failure import describe, error_to_json, failure_from_json, failure_to_json, members
 from .report import Reporter
 
@@ -104,11 +104,11 @@ class Execution(Generic[I, O]):
 
     def __init__(
         self,
-        engine: Engine,
+        context: WorkerContext,
         job: Job[I, O],
         claimed: Claimed,
     ) -> None:
-        self._engine = engine
+        self._context = context
         self._job = job
         row = self._row = claimed.row
         self.lease = claimed.lease
@@ -119,7 +119,7 @@ class Execution(Generic[I, O]):
         self._failures: list[tuple[BaseException, str]] = []
         self._in_doubt: dict[str, Entry] = {}
         """Steps that were cancelled while their results were being committed."""
-        self._began = engine.runtime.monotonic()
+        self._began = context.runtime.monotonic()
         self._held_until = (0, 0.0)
         self.renewed(claimed.asked_at, self._began)
         self._closed = False
@@ -138,7 +138,7 @@ class Execution(Generic[I, O]):
         self.interrupt: Interrupt | None = None
         self.log = RunLog(row.id, row.job, row.generation, row.lease_owner or "", row.scope)
         self.report = Reporter(
-            engine,
+            context,
             claimed.row,
             claimed.lease,
             self.log,
@@ -172,7 +172,7 @@ class Execution(Generic[I, O]):
 
     @property
     def has_threads(self) -> bool:
-        return self._engine.step_threads is not None
+        return self._context.step_threads is not None
 
     # -- the stages
 
@@ -181,7 +181,7 @@ class Execution(Generic[I, O]):
         self._task = asyncio.current_task()
         CURRENT_RUN.set(self.log.fields)
         self._log_start()
-        if self._engine.wanted(self.run_id):
+        if self._context.has_listeners(self.run_id):
             told = {"attempt": self.attempt, "input": load_json(self._row.input)}
             self.report.tell(events.RunStart, self._row.updated_at, self._claimed.seq, **told)
         outcome = await self._outcome()
@@ -193,7 +193,7 @@ class Execution(Generic[I, O]):
             body_done()
         settled = await self.settle(outcome)
         self.settled.set_result(None)
-        self._engine.progress.pop(self.run_id, None)
+        self._context.progress.pop(self.run_id, None)
         if not ended:
             await self._wait_for_body()
             body_done()
@@ -216,21 +216,21 @@ class Execution(Generic[I, O]):
         if isinstance(self.interrupt, LeaseLost):
             return
         try:
-            await self._engine.store.let_go(self.lease, self._engine.runtime.now())
+            await self._context.store.let_go(self.lease, self._context.runtime.now())
         except ClosedError as error:  # the hold ends by itself, as a lease does
             self.log(logging.DEBUG, " is held until its lease ends: %s", error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker counts on the task's end
             self.log(logging.WARNING, " is held until its lease ends: %s", error)
-            self._engine.raised("settle", error, self.run_id)
+            self._context.report_error("settle", error, self.run_id)
 
     async def _outcome(self) -> Outcome:
         if self.interrupt is not None:  # stopped between the claim and our first tick
             return self._interrupted(self.interrupt)
-        if self._row.recoveries > self._engine.max_recoveries:
+        if self._row.recoveries > self._context.max_recoveries:
             return Failed(self._poisoned())
         try:
             if self._claimed.resumed:
-                self._decided = await self._engine.store.decided_steps(self.run_id)
+                self._decided = await self._context.store.decided_steps(self.run_id)
             EXECUTING.set(self)
             value = await self._call(self._read_input())
             if (name := self._forgotten_step()) is not None:
@@ -267,8 +267,8 @@ class Execution(Generic[I, O]):
         if not self._job.is_sync:
             return run_body(self._job.fn, (Step(self), *args), None, self._running)
         step = SyncStep(self, self._loop)
-        if self._engine.job_threads is not None:
-            return self._engine.job_threads.call(self._running, self._job.fn, step, *args)
+        if self._context.job_threads is not None:
+            return self._context.job_threads.call(self._running, self._job.fn, step, *args)
         return run_body(self._job.fn, (step, *args), None, self._running)
 
     def _keep_output(self, value: O) -> Kept[O]:
@@ -324,20 +324,20 @@ class Execution(Generic[I, O]):
         if self._is_settling:  # handed back before its body ended
             return False
         self._is_settling = True
-        now = self._engine.runtime.now()
+        now = self._context.runtime.now()
         try:
             match outcome:
                 case Completed(output):
-                    forgets = not self._engine.keep_steps
+                    forgets = not self._context.keep_steps
                     new = Settlement(now, output=output, forget_steps=forgets)
                     row, seq = await self._move(COMPLETE, new)
-                    self._engine.metrics.ended[self._row.job, "completed"] += 1
+                    self._context.instruments.run_ended(self._row.job, "completed")
                     self._tell_completed(row, seq, output)
                     self._log_end(logging.INFO, "completed", "completed")
                 case Failed(error, raised):
                     text = error_to_json(error)
                     row, seq = await self._move(FAIL, Settlement(now, error=text))
-                    self._engine.metrics.ended[self._row.job, "failed"] += 1
+                    self._context.instruments.run_ended(self._row.job, "failed")
                     self.report.tell(events.RunFail, row.updated_at, seq, error=error)
                     self._log_failure(error, raised)
                 case Released():
@@ -353,7 +353,7 @@ class Execution(Generic[I, O]):
         except Exception as error:  # noqa: BLE001 - whatever it is: the task must end, for the worker to count on it
             fault = None if isinstance(error, DurablyError) else error
             self.log(logging.ERROR, " could not be settled: %s", one_line(str(error)), error=fault)
-            self._engine.raised("settle", error, self.run_id)
+            self._context.report_error("settle", error, self.run_id)
             return False
         return True
 
@@ -381,7 +381,7 @@ class Execution(Generic[I, O]):
         """Log the end of this attempt, with how long it lasted and how many steps it has."""
         if not runs_logger.isEnabledFor(level):
             return
-        took = self._engine.runtime.monotonic() - self._began
+        took = self._context.runtime.monotonic() - self._began
         replayed = len(self._decided.checkpoints.keys() & self._indexes.keys())
         steps = self._committed + replayed
         done = count(steps, "step") + (f", {replayed:,} from checkpoints" if replayed else "")
@@ -402,7 +402,7 @@ class Execution(Generic[I, O]):
         if isinstance(interrupt, RunCancelled):
             self._log_end(logging.INFO, "cancelled", "was cancelled")
         else:
-            self._engine.metrics.lost[self._row.job] += 1
+            self._context.instruments.lease_lost(self._row.job)
             self._log_end(logging.WARNING, "lost", "was lost", interrupt)
 
     def _where(self) -> str:
@@ -424,7 +424,7 @@ class Execution(Generic[I, O]):
             wakes=wakes,
             body_runs=not self._closed or self._body_runs,
         )
-        return await self._engine.store.settle(self.lease, transition, kept)
+        return await self._context.store.settle(self.lease, transition, kept)
 
     def stop(self, interrupt: Interrupt) -> None:
         """Interrupt the run: whatever it awaits is cancelled, and no further step begins."""
@@ -506,7 +506,7 @@ class Execution(Generic[I, O]):
             limit = None if timeout is None else positive("timeout", timeout)
         except (TypeError, DurablyError) as error:
             raise self._refuse(name, error) from None
-        started_at = self._engine.runtime.now()
+        started_at = self._context.runtime.now()
         at = {"step_name": name, "step_index": index, "attempt": self.attempt}
         self.report.tell(events.StepStart, started_at, None, **at)
         task, outer = asyncio.current_task(), CURRENT_STEP.get()
@@ -528,13 +528,13 @@ class Execution(Generic[I, O]):
             failure = await self._fail_step(name, index, started_at, error)
             if not isinstance(failure, Exception):
                 self._failed_steps.add(name)  # it came to nothing: its name may be used again
-                self.report.tell(events.StepCancel, self._engine.runtime.now(), None, **at)
+                self.report.tell(events.StepCancel, self._context.runtime.now(), None, **at)
             raise failure from error.__cause__
         finally:
             self._leave_step(name, outer)
             if is_other:
                 self._step_tasks.discard(cast("asyncio.Task[Any]", task))
-        now = self._engine.runtime.now()
+        now = self._context.runtime.now()
         if seq is None:
             seq = await self._commit(
                 Entry("step:complete", now, name, index, started_at, kept.text)
@@ -545,7 +545,7 @@ class Execution(Generic[I, O]):
         return kept.value
 
     def _tell_step(self, output: str, seq: int, now: int, took: float, at: dict[str, Any]) -> None:
-        if self._engine.wanted(self.run_id):
+        if self._context.has_listeners(self.run_id):
             self.report.tell(
                 events.StepComplete, now, seq, **at, output=load_json(output), duration=took
             )
@@ -553,7 +553,7 @@ class Execution(Generic[I, O]):
     async def _commit(self, entry: Entry, *, again: bool = False) -> int:
         """Commit a step's result. A scope that cancels the step now leaves open whether it is."""
         try:
-            return await self._fenced(self._engine.store.record(self.lease, entry, again=again))
+            return await self._fenced(self._context.store.record(self.lease, entry, again=again))
         except asyncio.CancelledError:
             self._doubt(entry)
             raise
@@ -579,7 +579,7 @@ class Execution(Generic[I, O]):
 
     def _count_step(self, name: str, took: float) -> None:
         self._committed += 1
-        self._engine.metrics.steps[self._row.job].observe(took)
+        self._context.instruments.step_completed(self._row.job, took)
         if runs_logger.isEnabledFor(logging.DEBUG):
             self.log(logging.DEBUG, ": step %r completed in %s", name, lasting(took), step=name)
 
@@ -659,7 +659,9 @@ class Execution(Generic[I, O]):
             self._require_open(name)
             try:
                 if limit is None:
-                    value = await run_body(fn, args, self._engine.step_threads, self._running, call)
+                    value = await run_body(
+                        fn, args, self._context.step_threads, self._running, call
+                    )
                 else:
                     value = await self._run_in_time(name, fn, args, call, limit)
                 break
@@ -670,9 +672,9 @@ class Execution(Generic[I, O]):
 
     async def _pause(self, name: str, retry: Retry, failures: int, error: BaseException) -> None:
         """Wait before the next try of a step; raise the error when there is none."""
-        if failures > retry.times or isinstance(error, Interrupt) or self._engine.stopping:
+        if failures > retry.times or isinstance(error, Interrupt) or self._context.stopping:
             raise error
-        pause = self._engine.runtime.jitter(retry.pause(failures))
+        pause = self._context.runtime.jitter(retry.pause(failures))
         if runs_logger.isEnabledFor(logging.WARNING):
             described = describe(error)
             self.log(
@@ -680,7 +682,7 @@ class Execution(Generic[I, O]):
                 name, failures, retry.times + 1, lasting(pause), one_line(str(described)),
                 error_type=described.type,
             )  # fmt: skip
-        await self._engine.runtime.sleep(pause)
+        await self._context.runtime.sleep(pause)
 
     async def _transact(
         self,
@@ -696,7 +698,7 @@ class Execution(Generic[I, O]):
         def call(connection: Any) -> Any:
             if is_given_up:  # cancelled while it waited for the file
                 raise RunCancelled(f"step {name!r} of {self._description()} was cancelled")
-            value = context.copy().run(_lend, self._engine.store, fn, connection, *args)
+            value = context.copy().run(_lend, self._context.store, fn, connection, *args)
             self._check_awaitable(name, value)
             if inspect.isawaitable(value):
                 return self._keep_later(name, codec, value)
@@ -709,7 +711,7 @@ class Execution(Generic[I, O]):
             self._require_open(name)
             try:
                 again = name in self._in_doubt
-                write = self._engine.store.transact(self.lease, entry, call, again=again)
+                write = self._context.store.transact(self.lease, entry, call, again=again)
                 seq, kept = await self._fenced(write)
                 self._in_doubt.pop(name, None)
                 break
@@ -721,14 +723,14 @@ class Execution(Generic[I, O]):
                 failures += 1
                 await self._pause(name, retry, failures, error)
         if kept is None:  # the first try was committed after all: what it made is its checkpoint
-            checkpoint = await self._engine.store.checkpoint(self.run_id, name)
+            checkpoint = await self._context.store.checkpoint(self.run_id, name)
             assert checkpoint is not None
             kept = Kept(checkpoint.data, self._replay(name, checkpoint, codec))
         return kept, seq
 
     def _check_awaitable(self, name: str, value: object) -> None:
         """A function of the wrong colour would write nothing, or after the commit."""
-        if inspect.isawaitable(value) == self._engine.store.lends_async:
+        if inspect.isawaitable(value) == self._context.store.lends_async:
             return
         if inspect.iscoroutine(value):
             value.close()
@@ -768,7 +770,7 @@ class Execution(Generic[I, O]):
         late = f"step {name!r} of {self._description()} took longer than {limit:g} s"
         try:
             async with clock:
-                value = await run_body(fn, args, self._engine.step_threads, self._running, call)
+                value = await run_body(fn, args, self._context.step_threads, self._running, call)
         except TimeoutError:
             if clock.expired():
                 raise StepTimeoutError(late) from None
@@ -796,7 +798,7 @@ class Execution(Generic[I, O]):
             self.stop(HandedBack("this worker is stopping"))
             assert self.interrupt is not None
             return self.interrupt
-        now = self._engine.runtime.now()
+        now = self._context.runtime.now()
         described = describe(error, name)
         self.log(logging.DEBUG, ": step %r failed: %s", name, one_line(str(described)))
         text = failure_to_json(error, described)
@@ -812,11 +814,11 @@ class Execution(Generic[I, O]):
         """Whether a step failed while this worker stops: the signal that stops it may have ended what
         the step was waiting for, so the run goes back, to be resumed elsewhere."""
         if isinstance(error, CalledProcessError) and _stop_signal(error.returncode):
-            await self._engine.runtime.sleep(_SIGNAL_DELAY)
-        if self._engine.stopping:
+            await self._context.runtime.sleep(_SIGNAL_DELAY)
+        if self._context.stopping:
             text = " is handed back: a step failed while this worker stops: %r"
             self.log(logging.WARNING, text, error)
-        return self._engine.stopping
+        return self._context.stopping
 
     def renewed(self, now: int, monotonic: float) -> None:
         """The lease was prolonged by a request made then."""
@@ -824,7 +826,7 @@ class Execution(Generic[I, O]):
 
     def _may_have_lapsed(self) -> bool:
         # By either clock: a suspended machine stops the one, a corrected clock moves the other.
-        runtime, (wall, monotonic) = self._engine.runtime, self._held_until
+        runtime, (wall, monotonic) = self._context.runtime, self._held_until
         return runtime.now() >= wall or runtime.monotonic() >= monotonic
 
     async def _make_sure(self) -> None:
@@ -832,15 +834,15 @@ class Execution(Generic[I, O]):
 
         Without this, a worker that wakes would begin a step that another has committed meanwhile.
         """
-        now, since = self._engine.runtime.now(), self._engine.runtime.monotonic()
-        if not await self._engine.store.holds(self.lease, now):
+        now, since = self._context.runtime.now(), self._context.runtime.monotonic()
+        if not await self._context.store.holds(self.lease, now):
             self.interrupt = self.interrupt or await self.why_lost()
         if self.interrupt is not None:
             raise self.interrupt
         self.renewed(now, since)
 
     async def _record(self, entry: Entry) -> int:
-        return await self._fenced(self._engine.store.record(self.lease, entry))
+        return await self._fenced(self._context.store.record(self.lease, entry))
 
     async def _fenced(self, write: Awaitable[R]) -> R:
         """A write under the lease; if that is lost, why it is."""
@@ -853,7 +855,7 @@ class Execution(Generic[I, O]):
 
     async def why_lost(self) -> Interrupt:
         """A write was refused: was the run cancelled, or is it somebody else's?"""
-        row = await self._engine.store.run(self.run_id)
+        row = await self._context.store.run(self.run_id)
         # It is cancelled, or it was and has been retried since: nobody else had it in between.
         if row is not None and row.lease_token == self.lease.token and row.status != Status.RUNNING:
             return RunCancelled(f"{self._description()} was cancelled")
@@ -864,16 +866,16 @@ class Execution(Generic[I, O]):
     def _tell_completed(self, row: RunRow, seq: int, output: str) -> None:
         now = row.updated_at
         took = (now - (row.started_at or now)) / 1000
-        if self._engine.wanted(self.run_id):
+        if self._context.has_listeners(self.run_id):
             self.report.tell(events.RunComplete, now, seq, output=load_json(output), duration=took)
 
     def _check_size(
         self, text: str, what: str, kind: type[StepValueError | InvalidOutputError]
     ) -> None:
-        if len(text) > self._engine.max_output:
+        if len(text) > self._context.max_output:
             raise kind(
                 f"{what} of {self._description()} has {len(text):,} bytes, over the limit of "
-                f"{self._engine.max_output:,} (max_output_bytes); keep it elsewhere and return a "
+                f"{self._context.max_output:,} (max_output_bytes); keep it elsewhere and return a "
                 "reference to it"
             )
 
@@ -882,7 +884,7 @@ class Execution(Generic[I, O]):
         return RunError(
             "poisoned",
             f"{self._description()} was taken over {deaths} times from workers that died or hung without "
-            f"committing a step (max_recoveries is {self._engine.max_recoveries}); find out what "
+            f"committing a step (max_recoveries is {self._context.max_recoveries}); find out what "
             "kills them, then retry it",
         )
 
@@ -915,7 +917,7 @@ class Execution(Generic[I, O]):
 
 
 def _lend(store: Store, fn: Callable[..., Any], *args: Any) -> Any:
-    LENT.set(store)
+    TRANSACTION_STORE.set(store)
     return fn(*args)
 
 

@@ -24,7 +24,7 @@ from ..store.snapshots import event_of_run, progress_to_json
 from ..telemetry.logs import CURRENT_STEP, RunLog
 from ..values.codec import PLAIN, Unstorable
 from ..values.text import clean_text, dump_json, load_json
-from .context import Engine
+from .context import WorkerContext
 from .failure import MAX_MESSAGE, to_text
 
 PROGRESS_INTERVAL = 0.1  # seconds between two writes of a run's progress
@@ -37,13 +37,13 @@ class Reporter:
 
     def __init__(
         self,
-        engine: Engine,
+        context: WorkerContext,
         row: RunRow,
         lease: Lease,
         log: RunLog,
         interrupted: Callable[[], bool],
     ) -> None:
-        self._engine = engine
+        self._context = context
         self._row, self._lease, self._log = row, lease, log
         self._interrupted = interrupted
         self._labels: dict[str, str] = load_json(row.labels)
@@ -89,8 +89,8 @@ class Reporter:
         if self._is_over("step.progress"):
             return
         self._progress = text
-        self._engine.progress[self._row.id] = progress
-        self.tell(events.RunProgress, self._engine.runtime.now(), None, progress=progress)
+        self._context.progress[self._row.id] = progress
+        self.tell(events.RunProgress, self._context.runtime.now(), None, progress=progress)
         if self._progress_timer is None:
             since = self._loop.time() - self._progress_at
             delay = max(0.0, PROGRESS_INTERVAL - since)
@@ -101,8 +101,8 @@ class Reporter:
         if self._closed or self._progress is None:
             return  # the settlement carries the last one
         self._progress_at = self._loop.time()
-        now = self._engine.runtime.now()
-        self._in_background(self._engine.store.save_progress(self._lease, self._progress, now))
+        now = self._context.runtime.now()
+        self._in_background(self._context.store.save_progress(self._lease, self._progress, now))
 
     def log(self, level: LogLevel, message: str, data: Any) -> None:
         """Tell a line, and write it when log persistence is on."""
@@ -118,16 +118,16 @@ class Reporter:
     def _add_log(self, level: LogLevel, message: str, text: str, step: str | None) -> None:
         if self._is_over("step.log"):
             return
-        now = self._engine.runtime.now()
-        if not self._engine.keep_logs:
-            if self._engine.wanted(self._row.id):
+        now = self._context.runtime.now()
+        if not self._context.keep_logs:
+            if self._context.has_listeners(self._row.id):
                 self._tell_log(now, None, level, message, text, step)
             return
         if self._pending_logs >= MAX_PENDING_LOGS:
             self._dropped_logs += 1
             return
         line = f'{{"level":"{level}","message":{dump_json(message)},"data":{text}}}'
-        written = self._engine.store.record(self._lease, Entry("log:write", now, step, data=line))
+        written = self._context.store.record(self._lease, Entry("log:write", now, step, data=line))
         self._pending_logs += 1
         self._in_background(self._keep_log(written, now, level, message, text, step))
 
@@ -144,7 +144,7 @@ class Reporter:
             seq = await written
         finally:
             self._pending_logs -= 1
-        if self._engine.wanted(self._row.id):
+        if self._context.has_listeners(self._row.id):
             self._tell_log(now, seq, level, message, text, step)
 
     def _tell_log(
@@ -181,8 +181,8 @@ class Reporter:
         self, kind: Callable[..., events.AnyEvent], at: int, seq: int | None, **what: Any
     ) -> None:
         """Publish an event of the run, if anybody listens."""
-        if self._engine.wanted(self._row.id):
-            self._engine.publish(
+        if self._context.has_listeners(self._row.id):
+            self._context.publish(
                 event_of_run(kind, self._row, at, seq, labels=self._labels, **what)
             )
 

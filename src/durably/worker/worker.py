@@ -20,7 +20,7 @@ from ..errors import (
 from ..jobs.job import Job
 from ..store.records import Claimed
 from ..telemetry.logs import announce, count, logger, worker_name
-from .context import Engine
+from .context import WorkerContext
 from .execution import Execution
 from .heartbeat import Heartbeat
 
@@ -50,20 +50,20 @@ class Worker:
 
     def __init__(
         self,
-        engine: Engine,
+        context: WorkerContext,
         jobs: Mapping[str, Job[Any, Any]],
         options: WorkerOptions,
         *,
         is_dead: Callable[[str], bool] = lambda _: False,
         chore: Callable[[], Coroutine[Any, Any, Any]] | None = None,
     ) -> None:
-        self._engine = engine
+        self._context = context
         self._jobs = jobs
         self._options = options
         self._is_dead = is_dead
         self._chore = chore
         self._choring: asyncio.Task[Any] | None = None
-        self._runtime, self._store = engine.runtime, engine.store
+        self._runtime, self._store = context.runtime, context.store
         self._executions: dict[str, Execution[Any, Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy = 0
@@ -219,7 +219,7 @@ class Worker:
                 if not self._stopping:
                     surprise = None if isinstance(error, StorageError) else error
                     logger.warning("no runs can be claimed: %s", error, exc_info=surprise)
-                    self._engine.raised("claim", error, None)
+                    self._context.report_error("claim", error, None)
                     self._backlog = True
                     await self._pause()
 
@@ -348,7 +348,7 @@ class Worker:
 
     def _spawn(self, claimed: Claimed) -> None:
         job = self._jobs[claimed.row.job]
-        execution = Execution(self._engine, job, claimed)
+        execution = Execution(self._context, job, claimed)
         earlier = self._executions.get(execution.run_id)
         if (
             earlier is not None
@@ -357,9 +357,8 @@ class Worker:
         self._executions[execution.run_id] = execution
         self._busy += 1
         self.claimed += 1
-        if not claimed.resumed:
-            waited = (claimed.row.updated_at - claimed.row.created_at) / 1000
-            self._engine.metrics.claims[claimed.row.job].observe(waited)
+        waited = (claimed.row.updated_at - claimed.row.created_at) / 1000
+        self._context.instruments.run_claimed(job.name, waited, resumed=claimed.resumed)
         task = asyncio.create_task(self._execute(execution))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -425,7 +424,7 @@ class Worker:
             self._store.renew(leases, beat[0], self._loop, renewed, self._beat_failed)
 
     def _beat_failed(self, error: Exception) -> None:
-        self._engine.raised("heartbeat", error, None)
+        self._context.report_error("heartbeat", error, None)
 
     def _renewed(
         self, executions: list[Execution[Any, Any]], beat: tuple[int, float], lost: list[str]
@@ -445,7 +444,7 @@ class Worker:
 
     def _abandon(self, error: StorageError) -> None:
         logger.critical("this worker stops: %s", error)
-        self._engine.raised("claim", error, None)
+        self._context.report_error("claim", error, None)
         self._heartbeat.stop()
         for execution in list(self._executions.values()):
             execution.stop(LeaseLost(str(error)))
