@@ -91,8 +91,8 @@ from .terminal import Show, open_bar, title_of
 from .threads import Threads
 from .values.codec import Kept, Unstorable
 from .values.text import clean_text, dump_json, load_json
+from .worker.attempt import EXECUTING
 from .worker.context import TRANSACTION_STORE, WorkerContext
-from .worker.execution import EXECUTING
 from .worker.worker import HAND_BACK, Worker, WorkerOptions
 
 IMPORTING: ContextVar[str | None] = ContextVar("durably_importing", default=None)
@@ -684,7 +684,7 @@ class Durably(Emitter):
             self._jobs,
             self._options,
             is_dead=self._bell.is_dead if self._bell else lambda _: self._store.is_alone,
-            chore=None if self._retention is None else self._retention.delete,
+            maintenance=None if self._retention is None else self._retention.delete,
         )
 
     def _committed(self, notice: Notice) -> None:
@@ -928,15 +928,15 @@ class Durably(Emitter):
 
     def _warn_of_wait(self, run_id: str) -> None:
         """Once for each job: a run that waits for another keeps its slot from it."""
-        execution = EXECUTING.get()
-        if execution is None or not execution.is_ours or execution.job_name in self._waiting_jobs:
+        attempt = EXECUTING.get()
+        if attempt is None or not attempt.is_ours or attempt.job_name in self._waiting_jobs:
             return
-        self._waiting_jobs.add(execution.job_name)
+        self._waiting_jobs.add(attempt.job_name)
         most = self._options.max_concurrent_runs
         logger.warning(
             "run %s (%s) waits for run %s within its job: it holds one of %d slots (max_concurrent_runs) "
             "meanwhile, and when all slots wait, nothing runs; trigger without waiting, or wait outside "
-            "of the job", execution.run_id, execution.job_name, run_id, most,
+            "of the job", attempt.run_id, attempt.job_name, run_id, most,
         )  # fmt: skip
 
     async def retry(self, run_id: str) -> Run:
@@ -984,7 +984,7 @@ class Durably(Emitter):
         self._check_loop()
         row, seq = await self._store.move(_checked_id(run_id), CANCEL, self._runtime.now())
         if self._worker is not None:
-            self._worker.cancelled(run_id, row.generation)
+            self._worker.cancel_local(run_id, row.generation)
         self._tell(events.RunCancel, row, row.updated_at, seq)
         return (await self.snapshots([row], None))[0]
 

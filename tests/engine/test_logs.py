@@ -183,7 +183,7 @@ async def test_a_run_of_a_dead_worker_is_a_warning(tmp_path, records):
     await first.init()
     run = await slow.trigger()
     await begun.wait()
-    first._worker._heartbeat.stop()  # it renews no lease any more
+    first._worker._leases.stop()  # it renews no lease any more
     async with Durably(tmp_path / "a.db", jobs=[slow.definition], **options) as second:
         await second.wait(run.id, timeout=60)
     await first.stop(0)
@@ -477,7 +477,7 @@ async def test_a_fault_of_durably_itself_keeps_its_frames(durably, monkeypatch):
 
 @pytest.mark.parametrize("is_configured", [True, False])
 async def test_a_stop_that_waits_says_what_for(durably, is_configured, caplog, capsys, monkeypatch):
-    monkeypatch.setattr("durably.worker.worker._SILENT", 0.01)
+    monkeypatch.setattr("durably.worker.worker._QUIET", 0.01)
     caplog.set_level(logging.INFO if is_configured else logging.WARNING, "durably")
     begun, said = asyncio.Event(), asyncio.Event()
 

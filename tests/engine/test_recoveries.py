@@ -84,7 +84,7 @@ async def test_p2_progress_resets_the_count_of_recoveries(tmp_path):
         while len(began) < attempt:
             await asyncio.sleep(0.002)
         # It vanishes: no hand-back, no heartbeat, nothing written any more.
-        durably._worker._heartbeat.stop()
+        durably._worker._leases.stop()
         for execution in list(durably._worker._executions.values()):
             execution._context.store.settle = None
         durably._worker._executions.clear()

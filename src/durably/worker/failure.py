@@ -27,7 +27,7 @@ _REASONS = 3  # exceptions of a group that its message names
 _MAX_REASON = 1_024
 
 
-def describe(error: BaseException, step: str | None = None) -> RunError:
+def error_info(error: BaseException, step: str | None = None) -> RunError:
     """What is kept of an exception: its type, a bounded message, a bounded traceback.
 
     Hides Durably's frames in it, see ``hide_frames``.
