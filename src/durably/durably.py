@@ -684,7 +684,7 @@ class Durably(Emitter):
             self._jobs,
             self._options,
             is_dead=self._bell.is_dead if self._bell else lambda _: self._store.is_alone,
-            maintenance=None if self._retention is None else self._retention.delete,
+            purge=None if self._retention is None else self._retention.delete,
         )
 
     def _committed(self, notice: Notice) -> None:

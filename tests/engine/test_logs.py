@@ -13,7 +13,7 @@ import pytest
 
 from durably import Durably, LogContext, Retry, Step, SyncStep
 from durably.errors import RunCancelledError, RunFailedError, StorageError
-from durably.telemetry.logs import RUNS, lasting
+from durably.telemetry.logs import RUNS, format_duration
 from durably.telemetry.tracebacks import DEBUG
 
 RESERVED = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -530,7 +530,7 @@ async def test_cancelling_a_stop_does_not_wait_for_threads_once_runs_are_handed_
 
 
 def test_durations_are_for_people():
-    assert [lasting(s) for s in (0.014, 3.14, 59.96, 185, 7800)] == [
+    assert [format_duration(s) for s in (0.014, 3.14, 59.96, 185, 7800)] == [
         "0.01 s", "3.1 s", "1 min 0 s", "3 min 5 s", "2 h 10 min",
     ]  # fmt: skip
 

@@ -3,7 +3,7 @@
 Three things end an attempt before the job returns, and each is checked in its own way:
 
 - *The fence.* The database holds a token for each run that executes, and refuses every write that carries
-  another. It alone decides who may write; ``fenced`` asks why when it refuses.
+  another. It alone decides who may write; when it refuses, ``fenced`` finds out why.
 - *The lease.* It lasts for its duration from the last renewal. Two clocks measure that, as a suspended
   machine stops one and a correction moves the other. An attempt that may have outslept its lease confirms
   it before it begins anything: the fence refuses its writes anyway, but not what a step does elsewhere.
@@ -116,7 +116,7 @@ class Attempt:
     async def why_lost(self) -> Interrupt:
         """After a refused write: whether the run was cancelled, or another worker holds it."""
         row = await self.context.store.run(self.run_id)
-        # It is cancelled, or it was and has been retried since: nobody else had it in between.
+        # It is cancelled, or it was and has been retried since: no other worker had it in between.
         if row is not None and row.lease_token == self.lease.token and row.status != Status.RUNNING:
             return RunCancelled(f"{self.description} was cancelled")
         return LeaseLost(f"another worker holds {self.description} now")

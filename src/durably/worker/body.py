@@ -2,7 +2,7 @@
 
 The function runs in the execution's own task, or in a thread. Its steps may run in tasks that the job
 made, and a plain job's steps in tasks that we make for it. Cancelling stops the tasks; nothing stops a
-function in a thread, so a body can outlive its attempt. ``is_running`` says whether it does.
+function in a thread, so a body can outlive its attempt. ``is_running`` is true while it does.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Body:
 
     @property
     def is_own_task(self) -> bool:
-        """Whether the code that asks runs in the body's own task."""
+        """Whether the current task is the body's own."""
         return current_task() is self._task
 
     @property

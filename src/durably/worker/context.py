@@ -24,7 +24,7 @@ class WorkerContext:
     runtime: Runtime
     store: Store
     has_listeners: Callable[[str], bool]
-    """Whether anybody subscribes to the events of a run."""
+    """Whether the events of a run have subscribers."""
     publish: Callable[[AnyEvent], None]
     report_error: Callable[[str, BaseException, str | None], None]
     """Reports an error of the background: where it was raised, the error, and the id of its run."""

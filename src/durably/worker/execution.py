@@ -240,6 +240,6 @@ class Execution(Generic[I, O]):
         if unused := self._ledger.unused:
             self.attempt.log(
                 logging.WARNING,
-                " completed without asking for its checkpoints %s: were steps renamed or removed?",
+                " completed without using its checkpoints %s: were steps renamed or removed?",
                 sorted(unused),
             )

@@ -75,8 +75,7 @@ class Leases:
     # -- checking
 
     def check(self) -> None:
-        """Another process may have cancelled a run that executes here: stop it now, not at the next
-        heartbeat."""
+        """Stop what another process has cancelled, now and not at the next heartbeat."""
         self._must_check = True
         if self._checking is None and self._executions:
             self._checking = asyncio.create_task(self._check(), name="durably-check")

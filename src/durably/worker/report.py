@@ -51,7 +51,7 @@ class Reporter:
 
     @property
     def has_listeners(self) -> bool:
-        """Whether anybody subscribes to the run's events: without, an event need not be made."""
+        """Whether the run's events have subscribers; without any, no event need be made."""
         return self._context.has_listeners(self._row.id)
 
     def publish(
@@ -174,7 +174,7 @@ class Reporter:
             self._loop.call_soon_threadsafe(fn, *args)
 
     def _in_background(self, write: Coroutine[Any, Any, None]) -> None:
-        """A write that nobody waits for: its failure must not harm the run."""
+        """Write without waiting for it: a failure must not harm the run."""
         task = self._loop.create_task(write)
         self._background.add(task)
         task.add_done_callback(self._background_done)

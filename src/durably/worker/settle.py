@@ -1,7 +1,7 @@
 """The end of an attempt: its outcome, written in one transition, then counted, published and logged.
 
 Outcomes are values. The store refuses the transition when the run is not ours any more; then nothing is
-published, and the log says why the run was lost.
+published, and the log has the reason.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..errors import DurablyError, HandedBack, Interrupt, LeaseLost, RunCancelle
 from ..models import RunError
 from ..state import COMPLETE, FAIL, RELEASE, Transition
 from ..store.records import RunRow, Settlement
-from ..telemetry.logs import count, lasting, one_line, runs_logger
+from ..telemetry.logs import count, format_duration, one_line, runs_logger
 from ..values.text import load_json
 from .attempt import Attempt
 from .body import Body
@@ -128,8 +128,8 @@ class Settler:
         """The outcome was refused: log why the run is not ours."""
         try:
             self._log_loss(self._attempt.interrupt or await self._attempt.why_lost())
-        except Exception as error:  # noqa: BLE001 - it only says why
-            self._log_loss(LeaseLost(f"the database does not say why: {error}"))
+        except Exception as error:  # noqa: BLE001 - it is only the reason
+            self._log_loss(LeaseLost(f"the reason cannot be read from the database: {error}"))
 
     def _log_loss(self, interrupt: Interrupt | None) -> None:
         if isinstance(interrupt, RunCancelled):
@@ -155,7 +155,7 @@ class Settler:
         steps = self._ledger.committed + replayed
         done = count(steps, "step") + (f", {replayed:,} from checkpoints" if replayed else "")
         fields = {"status": status, "duration": round(duration, 3), "steps": steps, **fields}
-        text, args = " %s after %s (%s)", (verb, lasting(duration), done)
+        text, args = " %s after %s (%s)", (verb, format_duration(duration), done)
         if why is None:
             self._attempt.log(level, text, *args, **fields)
         else:

@@ -29,7 +29,7 @@ from ..jobs.runner import StepCall
 from ..models import LogLevel
 from ..options import positive, whole
 from ..store.records import Entry
-from ..telemetry.logs import CURRENT_STEP, lasting, one_line, runs_logger
+from ..telemetry.logs import CURRENT_STEP, format_duration, one_line, runs_logger
 from ..values.codec import Codec, codec_for, codec_of_returns
 from ..values.difference import a_type
 from ..values.text import load_json
@@ -156,7 +156,9 @@ class Steps:
         self._context.instruments.step_completed(self._attempt.job_name, duration)
         if runs_logger.isEnabledFor(logging.DEBUG):
             text = ": step %r completed in %s"
-            self._attempt.log(logging.DEBUG, text, step.name, lasting(duration), step=step.name)
+            self._attempt.log(
+                logging.DEBUG, text, step.name, format_duration(duration), step=step.name
+            )
         if self._reporter.has_listeners:
             self._reporter.publish(
                 events.StepComplete,

@@ -21,7 +21,7 @@ from ..jobs.retry import Retry
 from ..jobs.runner import StepCall
 from ..store.base import Store
 from ..store.records import Entry
-from ..telemetry.logs import lasting, one_line, runs_logger
+from ..telemetry.logs import format_duration, one_line, runs_logger
 from ..threads import run_body
 from ..values.codec import Codec, Kept, Unstorable
 from .attempt import Attempt
@@ -90,7 +90,7 @@ class Tries:
             info = error_info(error)
             self._attempt.log(
                 logging.WARNING, ": step %r failed (try %d of %d), next try in %s: %s",
-                step.name, failures, retry.times + 1, lasting(pause), one_line(str(info)),
+                step.name, failures, retry.times + 1, format_duration(pause), one_line(str(info)),
                 error_type=info.type,
             )  # fmt: skip
         await runtime.sleep(pause)

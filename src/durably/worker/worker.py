@@ -1,4 +1,9 @@
-"""The worker: claims due runs and executes them."""
+"""The worker: claims due runs and executes them.
+
+One task claims: it fills the free slots whenever the worker is woken or a poll finds something due. Each
+claimed run executes in a task of its own (``execution``). ``leases`` keeps what they hold, ``takeover``
+decides whether lapsed leases of other workers count, and ``maintenance`` does the rest, between two polls.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +48,7 @@ class WorkerOptions:
 
 
 class Worker:
-    """Keeps up to ``max_concurrent_runs`` runs going, of the jobs that it knows."""
+    """Executes up to ``max_concurrent_runs`` runs at once, of the jobs that it knows."""
 
     def __init__(
         self,
@@ -52,7 +57,7 @@ class Worker:
         options: WorkerOptions,
         *,
         is_dead: Callable[[str], bool] = lambda _: False,
-        maintenance: Callable[[], Coroutine[Any, Any, Any]] | None = None,
+        purge: Callable[[], Coroutine[Any, Any, Any]] | None = None,
     ) -> None:
         self._context = context
         self._jobs = jobs
@@ -72,9 +77,7 @@ class Worker:
         interval, threshold = options.heartbeat_interval, options.stale_threshold
         self._takeover = TakeoverGuard(self._runtime, self._store, interval, threshold)
         self._leases = Leases(context, self._executions, interval, self._takeover, self._spawn)
-        self._maintenance = Maintenance(
-            context, jobs, options.name, threshold, is_dead, maintenance
-        )
+        self._maintenance = Maintenance(context, jobs, options.name, threshold, is_dead, purge)
         self.claimed = 0
         """How many runs this worker has claimed."""
 
@@ -102,12 +105,12 @@ class Worker:
         self._main = asyncio.create_task(self._work(), name="durably-worker", context=context)
 
     def wake(self) -> None:
-        """A run may be due."""
+        """Claim as soon as possible: a run may be due."""
         self._backlog = True
         self._woken.set()
 
     async def work_until_idle(self, max_runs: int | None = None) -> None:
-        """Without ``start``: execute what is due until nothing is, or ``max_runs`` were taken up."""
+        """Without ``start``: execute what is due until nothing is, or ``max_runs`` were claimed."""
         self._max_runs = max_runs
         self._leases.start()
         try:
@@ -177,7 +180,7 @@ class Worker:
             execution.stop(HandedBack("this worker is stopping"))
 
     async def _hand_back(self, limit: float) -> None:
-        """See that every run is handed back, though some functions in threads may run on."""
+        """Hand back every run that is left, though some functions in threads may run on."""
         try:
             if settling := [execution.settled for execution in self._executions.values()]:
                 await asyncio.wait(settling, timeout=limit)
@@ -203,22 +206,24 @@ class Worker:
                 return
             except Exception as error:
                 if not self._stopping:
-                    surprise = None if isinstance(error, StorageError) else error
-                    logger.warning("no runs can be claimed: %s", error, exc_info=surprise)
+                    unexpected = None if isinstance(error, StorageError) else error
+                    logger.warning("no runs can be claimed: %s", error, exc_info=unexpected)
                     self._context.report_error("claim", error, None)
                     self._backlog = True
                     await self._pause()
 
     async def _claim(self) -> bool:
-        """Take what is due into the free slots; True when there is more and room for it."""
+        """Take what is due into the free slots; True when more is due and a slot is free for it."""
         free = self._options.max_concurrent_runs - self._busy
         if self._max_runs is not None:
             free = min(free, self._max_runs - self.claimed)
         if free <= 0 or not self._backlog or not self._jobs:
             return False
         self._backlog = False
-        if not self._runtime.threads:  # the loop may have been blocked beyond the next heartbeat:
-            self._leases.renew()  # written before the claim, so that our own runs do not look lapsed to us
+        if not self._runtime.threads:
+            # The loop may have been blocked beyond the next heartbeat: renewed before the claim, our own
+            # runs do not look lapsed to us.
+            self._leases.renew()
         lease = round(self._options.stale_threshold * 1000)
         self._claiming = True
         requested_at = self._runtime.monotonic()
@@ -308,20 +313,20 @@ class Worker:
         finally:
             if self._executions.get(execution.run_id) is execution:
                 del self._executions[execution.run_id]
-            if execution.attempt.was_suspect:  # the next one's turn
+            if execution.attempt.was_suspect:  # only one of them executes at a time
                 self.wake()
         if execution.shutdown is not None:
             self._loop.call_soon(_raise, execution.shutdown)
 
     def _body_ended(self, execution: Execution[Any, Any]) -> None:
-        """A slot is free before the outcome is written, so that the next claim joins that commit."""
+        """Free the slot before the outcome is written, so that the next claim joins that commit."""
         self._busy -= 1
         self._stopping = self._stopping or execution.shutdown is not None
         if self._backlog:
             self._woken.set()
 
     def cancel_local(self, run_id: str, attempt: int) -> None:
-        """An attempt at a run was cancelled: stop it if it executes here."""
+        """Stop an attempt that was cancelled, if it executes here."""
         execution = self._executions.get(run_id)
         if execution is not None and execution.attempt.number == attempt:
             execution.stop(RunCancelled(f"run {run_id} was cancelled"))
@@ -329,8 +334,7 @@ class Worker:
             self._cancelled[run_id] = attempt
 
     def check_leases(self) -> None:
-        """Another process may have cancelled a run that executes here: stop it now, not at the next
-        heartbeat."""
+        """Stop what another process has cancelled, now and not at the next heartbeat."""
         self._leases.check()
 
     def _abandon(self, error: StorageError) -> None:
