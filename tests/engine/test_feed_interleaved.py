@@ -352,7 +352,7 @@ def test_a_planted_bug_is_caught(tmp_path: Path, bug: str) -> None:
     source = Path(str(feed_module.__file__)).read_text()
     assert old in source
     planted = ModuleType("durably.feed.feed")
-    planted.__package__ = "durably"
+    planted.__package__ = "durably.feed"
     exec(compile(source.replace(old, new), bug, "exec"), planted.__dict__)
     with pytest.raises((AssertionError, TimeoutError)):
         for seed in range(200):

@@ -444,7 +444,7 @@ async def test_tracebacks_hide_the_frames_of_durably_unless_it_is_debugged(
     short = (await failure_of(durably, fn)).run.error.traceback
     assert __file__ in short
     assert "execution.py" not in short
-    assert "durably/step.py" not in short
+    assert "jobs/step.py" not in short
     assert short.rstrip().splitlines()[-1].split(":")[0].endswith("Error")
     monkeypatch.setenv(DEBUG, "1")
     run = await durably.jobs["fails"].trigger()

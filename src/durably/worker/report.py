@@ -93,7 +93,7 @@ class Reporter:
             self._log(logging.WARNING, text, current)
 
     def _set_progress(self, progress: Progress, text: str) -> None:
-        if self._is_over("step.progress"):
+        if self._warn_if_over("step.progress"):
             return
         self._progress = text
         self._context.progress[self._row.id] = progress
@@ -123,7 +123,7 @@ class Reporter:
         self._on_loop(self._add_log, level, message, text, step)
 
     def _add_log(self, level: LogLevel, message: str, text: str, step: str | None) -> None:
-        if self._is_over("step.log"):
+        if self._warn_if_over("step.log"):
             return
         now = self._context.runtime.now()
         if not self._context.keep_logs:
@@ -160,7 +160,8 @@ class Reporter:
         line = {"step_name": step, "level": level, "message": message, "data": load_json(text)}
         self.publish(events.LogWrite, now, seq, **line)
 
-    def _is_over(self, what: str) -> bool:
+    def _warn_if_over(self, what: str) -> bool:
+        """Return whether nothing is reported any more; log a call after the run's end."""
         if self._closed:
             self._log(
                 logging.WARNING, ": %s was called after the run ended, by a task left behind", what
