@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from durably.errors import StepFailedError, StepValueError
 from durably.worker.failure import (
     MAX_MESSAGE,
-    describe,
+    error_info,
     failure_from_json,
     failure_to_json,
     to_text,
@@ -31,8 +31,8 @@ def test_a_group_tells_what_is_in_it():
     group = ExceptionGroup(
         "unhandled errors in a TaskGroup", [ConnectionError("smtp.example refused"), inner]
     )
-    assert describe(group).type == "ExceptionGroup"
-    assert describe(group).message == (
+    assert error_info(group).type == "ExceptionGroup"
+    assert error_info(group).message == (
         "unhandled errors in a TaskGroup (2 sub-exceptions): ConnectionError: smtp.example refused; "
         "ValueError: bad row; Mute: <Mute whose str() raises>"
     )
@@ -40,11 +40,11 @@ def test_a_group_tells_what_is_in_it():
 
 def test_of_a_large_group_the_first_are_named_and_the_rest_counted():
     group = ExceptionGroup("many", [OSError(str(n)) for n in range(100)])
-    assert describe(group).message == (
+    assert error_info(group).message == (
         "many (100 sub-exceptions): OSError: 0; OSError: 1; OSError: 2 (and 97 more)"
     )
     long = ExceptionGroup("many", [OSError("x" * 100_000)] * 3)
-    assert len(describe(long).message) < MAX_MESSAGE
+    assert len(error_info(long).message) < MAX_MESSAGE
 
 
 def test_text_of_anything_can_be_stored():
@@ -72,7 +72,7 @@ class CodeError(Exception):
 
 def again(error):
     """The error as a later attempt raises it."""
-    return failure_from_json(failure_to_json(error, describe(error, "pay")))
+    return failure_from_json(failure_to_json(error, error_info(error, "pay")))
 
 
 def raised_by(fn):
@@ -115,7 +115,7 @@ def test_an_error_raised_again_is_caught_and_reads_as_it_was(error):
 def test_an_error_without_its_parts_has_the_text_that_was_kept():
     error = CodeError(object)
     error.code = 7
-    text = failure_to_json(error, describe(error, "pay")).replace('"code":7', '"other":7')
+    text = failure_to_json(error, error_info(error, "pay")).replace('"code":7', '"other":7')
     found = failure_from_json(text)
     assert isinstance(found, CodeError)
     assert (type(found).__name__, str(found)) == ("CodeError", "code 7")
@@ -177,7 +177,7 @@ def test_describing_a_failure_never_fails():
         deep = ExceptionGroup("deep", [deep])
     for error in (ArgumentsError("a"), deep):
         assert isinstance(again(error), StepFailedError)
-    assert describe(deep).message == "deep (1 sub-exception): ValueError: leaf"
+    assert error_info(deep).message == "deep (1 sub-exception): ValueError: leaf"
 
 
 def odd(value):

@@ -1,8 +1,8 @@
 """Where users' functions run: async ones on the loop, plain ones in daemon threads.
 
-Daemons, so that a hung one never keeps the process alive. Nothing can stop a thread, so two rules hold:
-a call whose caller is gone before a thread has begun it never begins, and one that has begun counts as
-*running* until it ends, whatever its caller does (``Running``).
+The threads are daemons, so that a hung one never keeps the process alive. Nothing can stop a thread, so
+two rules hold: a call whose caller is gone before a thread begins it never begins, and one that has begun
+counts as *running* until it ends, whatever its caller does (``Running``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RETRY_START = 0.5  # seconds until a thread that could not be started is tried 
 
 
 class Running:
-    """Counts the functions of a run that are in threads; they may outlive whoever awaited them."""
+    """Counts the functions of a run that are in threads; they may outlive their callers."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -37,9 +37,9 @@ class Running:
         return self._count > 0
 
     def begin(self, future: asyncio.Future[Any]) -> bool:
-        """In the thread, just before the call. False: it has no caller any more, so it must not begin.
+        """Count a call, in its thread, just before it. False: its caller is gone, so it must not begin.
 
-        Whoever cancels the future and then looks at the count finds the call counted, or it never begins.
+        After a caller has cancelled the future, the call is either in the count or never begins.
         """
         with self._lock:
             if future.done():
@@ -48,16 +48,16 @@ class Running:
             return True
 
     def end(self) -> None:
-        """In the thread, when the call has returned."""
+        """End the count of a call, in its thread, when it has returned."""
         with self._lock:
             self._count -= 1
         try:
             self._loop.call_soon_threadsafe(self._changed.set)
-        except RuntimeError:  # the loop is closed; nobody waits any more
+        except RuntimeError:  # the loop is closed: nothing waits for it
             return
 
     async def wait(self) -> None:
-        """Until none is left."""
+        """Wait until none is left."""
         while self:
             self._changed.clear()
             if self:
@@ -89,7 +89,7 @@ class Threads:
         return future
 
     def _start_one(self, loop: asyncio.AbstractEventLoop) -> None:
-        """A thread more for what waits, if there may be one. The system may refuse it for a while."""
+        """Start a thread for what waits, if the limit allows one. The system may refuse it for a while."""
         with self._lock:
             if self._closed or self._started >= self._limit or self._work.empty():
                 return
@@ -138,11 +138,11 @@ def call_for(
         return
     try:
         value, error = fn(), None
-    except BaseException as raised:  # noqa: BLE001 - it travels to whoever awaits
+    except BaseException as raised:  # noqa: BLE001 - the caller gets it
         value, error = None, raised
     try:
         loop.call_soon_threadsafe(_resolve, future, value, error)
-    except RuntimeError:  # the loop is closed; nobody awaits any more
+    except RuntimeError:  # the loop is closed: nothing awaits the future
         return
 
 
@@ -164,7 +164,7 @@ async def run_body(
     running: Running,
     call: Callable[..., Awaitable[Any]] | None = None,
 ) -> Any:
-    """Call a function where it belongs, or by ``call``; an awaitable result is awaited, always."""
+    """Call a function where it belongs, or by ``call``; await its result if that is awaitable."""
     if call is not None:
         value = await call(fn, args)
     elif threads is None or _is_async(fn):

@@ -7,7 +7,7 @@ import pytest
 
 from durably import Step, SyncStep
 from durably.errors import RunFailedError, StepFailedError
-from durably.worker.failure import describe, failure_from_json, failure_to_json
+from durably.worker.failure import error_info, failure_from_json, failure_to_json
 
 
 class DeclinedError(Exception):
@@ -162,7 +162,7 @@ async def test_a_failure_that_nobody_handled_fails_the_run_after_a_crash_too(mak
     async with asyncio.timeout(30):
         while not await first.get_steps(run.id):
             await asyncio.sleep(0.02)
-    first._engine.session.worker._heartbeat.stop()  # as if it were dead
+    first._engine.session.worker._leases.stop()  # as if it were dead
     second = await make(doomed)
     with pytest.raises(RunFailedError, match="it is refused"):
         await second.wait(run.id, 30)
@@ -189,7 +189,7 @@ class NeedsTwoError(Exception):
     ],
 )  # fmt: skip
 def test_an_exception_comes_back_as_what_it_was_or_says_what_it_was(error):
-    again = failure_from_json(failure_to_json(error, describe(error, "s")))
+    again = failure_from_json(failure_to_json(error, error_info(error, "s")))
     assert isinstance(again, type(error))
     assert str(again) == str(error)
     if type(again) is type(error):
@@ -201,7 +201,7 @@ def test_what_cannot_be_made_again_is_told_by_its_name():
         pass
 
     error = LocalError("x")
-    again = failure_from_json(failure_to_json(error, describe(error, "s")))
+    again = failure_from_json(failure_to_json(error, error_info(error, "s")))
     assert type(again) is StepFailedError
     assert again.type == "LocalError"
     for old in ('{"type":"E","message":"m","step":"s","traceback":null}',):
@@ -209,7 +209,7 @@ def test_what_cannot_be_made_again_is_told_by_its_name():
 
 
 def test_nothing_is_imported_and_only_exceptions_are_made():
-    told = json.loads(failure_to_json(ValueError("x"), describe(ValueError("x"), "s")))
+    told = json.loads(failure_to_json(ValueError("x"), error_info(ValueError("x"), "s")))
     for module, name in (
         ("os", "system"),
         ("builtins", "SystemExit"),

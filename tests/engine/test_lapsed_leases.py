@@ -89,7 +89,7 @@ async def test_after_a_late_claim_the_living_have_one_heartbeat(tmp_path):
     await durably.init()
     worker = durably._engine.session.worker
     try:
-        assert worker._may_take_over()
+        assert worker._takeover.decide()
         with sqlite3.connect(tmp_path / "a.db", isolation_level=None) as other:
 
             @durably.job("job")
@@ -103,10 +103,10 @@ async def test_after_a_late_claim_the_living_have_one_heartbeat(tmp_path):
             other.execute("commit")
         while worker._claiming:
             await asyncio.sleep(0.01)
-        assert not worker._may_take_over()
-        worker._ran_at = None
+        assert not worker._takeover.decide()
+        worker._takeover._ran_at = None
         durably._engine.runtime.ahead = 5.1
-        assert worker._may_take_over()
+        assert worker._takeover.decide()
     finally:
         await durably.stop(0)
 
@@ -122,22 +122,22 @@ async def test_a_worker_that_was_stopped_takes_over_nothing_for_a_lease(
         durably._engine.session
     )  # not started: the test is its loop and its heartbeat
     try:
-        worker._beat()
-        assert worker._may_take_over()
+        worker._leases.renew()
+        assert worker._takeover.decide()
         runtime.ahead = 6.0
-        worker._beat()
-        assert worker._may_take_over(), "a beat may be a little late"
+        worker._leases.renew()
+        assert worker._takeover.decide(), "a beat may be a little late"
         runtime.ahead += 20.0
         if who_goes_on_first == "the heartbeat":
-            worker._beat()
-        assert not worker._may_take_over()
+            worker._leases.renew()
+        assert not worker._takeover.decide()
         for _ in range(5):
             runtime.ahead += 5.0
-            worker._beat()
-            assert not worker._may_take_over()
+            worker._leases.renew()
+            assert not worker._takeover.decide()
         runtime.ahead += 5.1
-        worker._beat()
-        assert worker._may_take_over()
+        worker._leases.renew()
+        assert worker._takeover.decide()
     finally:
         await durably.stop(0)
 
@@ -209,7 +209,7 @@ async def test_for_a_lease_after_trouble_nothing_is_taken_over(database, monkeyp
     store, worker = durably._engine.store, durably._engine._make_worker(durably._engine.session)
     mended = asyncio.Event()
     try:
-        assert worker._may_take_over()
+        assert worker._takeover.decide()
         _break(store, what, mended, monkeypatch)
         answered = asyncio.get_running_loop().create_future()
         if what == "writing":
@@ -220,15 +220,15 @@ async def test_for_a_lease_after_trouble_nothing_is_taken_over(database, monkeyp
         async with asyncio.timeout(30):
             while store.trouble is None:
                 await asyncio.sleep(0.01)
-        assert not worker._may_take_over()
+        assert not worker._takeover.decide()
         runtime.ahead += 5.0
         mended.set()
         await asyncio.wait_for(answered, 30)
         assert store.trouble is None
         for _ in range(6):
-            assert not worker._may_take_over()
+            assert not worker._takeover.decide()
             runtime.ahead += 5.0
-        assert worker._may_take_over()
+        assert worker._takeover.decide()
     finally:
         mended.set()
         await durably.stop(0)
@@ -259,11 +259,11 @@ async def test_a_blocked_loop_alone_is_no_stopped_process(tmp_path):
     await durably.init()
     worker: Worker = durably._engine._make_worker(durably._engine.session)
     try:
-        assert worker._may_take_over()
+        assert worker._takeover.decide()
         for _ in range(10):
             runtime.ahead += 5.0
-            worker._beat()
-        assert worker._may_take_over()
+            worker._leases.renew()
+        assert worker._takeover.decide()
     finally:
         await durably.stop(0)
 

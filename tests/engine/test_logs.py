@@ -13,7 +13,7 @@ import pytest
 
 from durably import Durably, LogContext, Retry, Step, SyncStep
 from durably.errors import RunCancelledError, RunFailedError, StorageError
-from durably.telemetry.logs import RUNS, lasting
+from durably.telemetry.logs import RUNS, format_duration
 from durably.telemetry.tracebacks import DEBUG
 
 RESERVED = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -183,7 +183,7 @@ async def test_a_run_of_a_dead_worker_is_a_warning(tmp_path, records):
     await first.init()
     run = await slow.trigger()
     await begun.wait()
-    first._engine.session.worker._heartbeat.stop()  # it renews no lease any more
+    first._engine.session.worker._leases.stop()  # it renews no lease any more
     async with Durably(tmp_path / "a.db", jobs=[slow.definition], **options) as second:
         await second.wait(run.id, timeout=60)
     await first.stop(0)
@@ -444,7 +444,7 @@ async def test_tracebacks_hide_the_frames_of_durably_unless_it_is_debugged(
     short = (await failure_of(durably, fn)).run.error.traceback
     assert __file__ in short
     assert "execution.py" not in short
-    assert "durably/step.py" not in short
+    assert "jobs/step.py" not in short
     assert short.rstrip().splitlines()[-1].split(":")[0].endswith("Error")
     monkeypatch.setenv(DEBUG, "1")
     run = await durably.jobs["fails"].trigger()
@@ -477,7 +477,7 @@ async def test_a_fault_of_durably_itself_keeps_its_frames(durably, monkeypatch):
 
 @pytest.mark.parametrize("is_configured", [True, False])
 async def test_a_stop_that_waits_says_what_for(durably, is_configured, caplog, capsys, monkeypatch):
-    monkeypatch.setattr("durably.worker.worker._SILENT", 0.01)
+    monkeypatch.setattr("durably.worker.worker._QUIET", 0.01)
     caplog.set_level(logging.INFO if is_configured else logging.WARNING, "durably")
     begun, said = asyncio.Event(), asyncio.Event()
 
@@ -530,7 +530,7 @@ async def test_cancelling_a_stop_does_not_wait_for_threads_once_runs_are_handed_
 
 
 def test_durations_are_for_people():
-    assert [lasting(s) for s in (0.014, 3.14, 59.96, 185, 7800)] == [
+    assert [format_duration(s) for s in (0.014, 3.14, 59.96, 185, 7800)] == [
         "0.01 s", "3.1 s", "1 min 0 s", "3 min 5 s", "2 h 10 min",
     ]  # fmt: skip
 

@@ -84,9 +84,9 @@ async def test_p2_progress_resets_the_count_of_recoveries(tmp_path):
         while len(began) < attempt:
             await asyncio.sleep(0.002)
         # It vanishes: no hand-back, no heartbeat, nothing written any more.
-        durably._engine.session.worker._heartbeat.stop()
+        durably._engine.session.worker._leases.stop()
         for execution in list(durably._engine.session.worker._executions.values()):
-            execution._engine.store.settle = None
+            execution._context.store.settle = None
         durably._engine.session.worker._executions.clear()
         tasks = list(durably._engine.session.worker._tasks)
         durably._engine.session.worker._tasks.clear()

@@ -40,7 +40,7 @@ async def _ended(make, count=3, **options):
 
 
 async def test_runs_that_ended_long_ago_are_deleted(make, monkeypatch):
-    monkeypatch.setattr("durably.worker.worker._CHORES", 0.05)
+    monkeypatch.setattr("durably.worker.maintenance.INTERVAL", 0.05)
     durably = await make(retain_runs=0.2)
     deleted = []
     durably.on("run:delete", deleted.append)
@@ -63,7 +63,7 @@ async def test_runs_that_ended_long_ago_are_deleted(make, monkeypatch):
 
 
 async def test_a_worker_claims_while_there_is_much_to_delete(make, monkeypatch):
-    monkeypatch.setattr("durably.worker.worker._CHORES", 0.05)
+    monkeypatch.setattr("durably.worker.maintenance.INTERVAL", 0.05)
     durably = await make(start=False, retain_runs=3600)
     deleting = asyncio.Event()
 

@@ -7,7 +7,7 @@ import pytest
 
 from durably import Retry, Step, SyncStep
 from durably.errors import ClosedError, HandedBack, RunFailedError
-from durably.worker.execution import Execution
+from durably.worker.body import Body
 
 
 async def test_a_waiter_is_told_when_the_instance_stops(make):
@@ -45,11 +45,11 @@ async def test_calls_after_the_stop_say_what_to_do(make):
 async def test_a_plain_job_that_is_stopped_as_its_step_begins_ends(make, monkeypatch):
     """The step's task is cancelled before its first line: the thread that waits for it must hear of it."""
     durably, ended = await make(), threading.Event()
-    start_task = Execution.start_task
+    start_task = Body.start_task
 
-    def start_and_stop(execution, *args):
-        start_task(execution, *args)
-        execution.stop(HandedBack("this worker is stopping"))
+    def start_and_stop(body, *args):
+        start_task(body, *args)
+        body.stop(HandedBack("this worker is stopping"))
 
     @durably.job("plain")
     def plain(step: SyncStep) -> None:
@@ -59,7 +59,7 @@ async def test_a_plain_job_that_is_stopped_as_its_step_begins_ends(make, monkeyp
             ended.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Execution, "start_task", start_and_stop)
+        patch.setattr(Body, "start_task", start_and_stop)
         run = await plain.trigger()
         assert await asyncio.to_thread(ended.wait, 30)
     assert (await durably.wait(run.id, 30)).status == "completed"

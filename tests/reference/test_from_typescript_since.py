@@ -287,7 +287,7 @@ async def test_t119_what_listeners_and_the_worker_raise_is_received(
             claim = await next_of("claim")
         assert (claim.run_id, str(claim.error)) == (None, "broken")
         with monkeypatch.context() as patch:
-            patch.setattr(durably._engine.session.worker, "_note_that_it_runs", lambda: 1 / 0)  # pyright: ignore[reportPrivateUsage]
+            patch.setattr(durably._engine.session.worker._takeover, "note_running", lambda: 1 / 0)  # pyright: ignore[reportPrivateUsage]
             assert isinstance((await next_of("heartbeat")).error, ZeroDivisionError)
         await durably.stop()
     assert "a listener of worker:error failed" in caplog.text

@@ -7,7 +7,7 @@ import pytest
 from durably.store import claiming, transactions
 from durably.store.records import DecidedSteps
 from durably.store.sqlite.writer import Result, Writer
-from durably.worker import execution
+from durably.worker.attempt import Attempt
 
 from .world import World
 
@@ -147,5 +147,5 @@ def test_waking_without_asking_whose_run_it_is_is_caught(monkeypatch):
     async def trusting(self):
         return
 
-    monkeypatch.setattr(execution.Execution, "_make_sure", trusting)
+    monkeypatch.setattr(Attempt, "confirm_lease", trusting)
     assert _caught(mix=("fan",), first=126, pauses=True)

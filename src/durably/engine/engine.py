@@ -36,8 +36,7 @@ from ..store.url import without_password
 from ..telemetry.logs import logger, worker_name
 from ..telemetry.metrics import Metrics
 from ..threads import Threads
-from ..worker.context import LENT
-from ..worker.context import Engine as WorkerContext
+from ..worker.context import TRANSACTION_STORE, WorkerContext
 from ..worker.worker import HAND_BACK, Worker, WorkerOptions
 from .options import Options
 from .retention import ClockWatch, Retention
@@ -60,13 +59,15 @@ class Engine:
         self.jobs: dict[str, Job[Any, Any]] = {}
         self.listeners = Listeners()
         self.times_opened = 0
+        self.metrics = Metrics()
+        """What this instance has counted."""
         self._context = WorkerContext(
             runtime=runtime,
             store=store,
-            wanted=self.has_listeners,
+            has_listeners=self.has_listeners,
             publish=self.publish,
-            raised=self.listeners.report_error,
-            metrics=Metrics(),
+            report_error=self.listeners.report_error,
+            instruments=self.metrics,
             max_recoveries=options.max_recoveries,
             max_output=options.max_output_bytes,
             keep_steps=options.preserve_steps,
@@ -89,11 +90,6 @@ class Engine:
         if self._session is not None:
             self._session.feed.publish(event)
         self.listeners.emit(event)
-
-    @property
-    def metrics(self) -> Metrics:
-        """What this instance has counted."""
-        return self._context.metrics
 
     def persist_logs(self) -> None:
         """Keep what jobs log in the journal."""
@@ -277,7 +273,7 @@ class Engine:
                 options.max_concurrent_runs,
             ),
             is_dead=notifier.is_dead if notifier else lambda _: self.store.is_alone,
-            chore=None if retention is None else retention.delete,
+            purge=None if retention is None else retention.delete,
         )
 
     def set_worker(self, *, works: bool = True, max_concurrent_runs: int | None = None) -> None:
@@ -387,7 +383,7 @@ class Engine:
 
     def lends(self) -> bool:
         """Whether the caller is a function of ``step.transaction``, with a connection of its store."""
-        return LENT.get() is self.store
+        return TRANSACTION_STORE.get() is self.store
 
     async def health(self) -> Health:
         """How this instance is: its database, its worker."""

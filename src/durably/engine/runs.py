@@ -30,8 +30,8 @@ from ..telemetry.logs import logger
 from ..terminal import Show, open_bar, title_of
 from ..values.codec import Kept, Unstorable
 from ..values.text import dump_json, load_json
-from ..worker.context import Engine as WorkerContext
-from ..worker.execution import EXECUTING
+from ..worker.attempt import EXECUTING
+from ..worker.context import WorkerContext
 from .options import Options
 from .reading import RunReader, checked_id, snapshot
 from .retention import delete_old
@@ -72,7 +72,7 @@ class Runs(RunReader):
         enqueued = await self._store.enqueue(new, self._runtime.now())
         done = [_disposed(run, *made) for run, made in zip(new, enqueued, strict=True)]
         for run, (row, disposition) in zip(new, done, strict=True):
-            if disposition != "idempotent" and self._context.wanted(row.id):
+            if disposition != "idempotent" and self._context.has_listeners(row.id):
                 self._publish_enqueued(run, row, disposition)
         return done
 
@@ -94,7 +94,7 @@ class Runs(RunReader):
         seq: int | None = None,
         **details: Any,
     ) -> None:
-        if self._context.wanted(row.id):
+        if self._context.has_listeners(row.id):
             self._context.publish(event_of_run(kind, row, at, seq, **details))
 
     def new_run(self, job: Job[I, Any], item: Trigger[I]) -> NewRun:
@@ -190,14 +190,14 @@ class Runs(RunReader):
 
     def _warn_of_wait(self, run_id: str) -> None:
         """Once for each job: a run that waits for another keeps its slot from it."""
-        execution = EXECUTING.get()
-        if execution is None or not execution.is_ours or execution.job_name in self._waiting_jobs:
+        attempt = EXECUTING.get()
+        if attempt is None or not attempt.is_ours or attempt.job_name in self._waiting_jobs:
             return
-        self._waiting_jobs.add(execution.job_name)
+        self._waiting_jobs.add(attempt.job_name)
         logger.warning(
             "run %s (%s) waits for run %s within its job: it holds one of %d slots (max_concurrent_runs) "
             "meanwhile, and when all slots wait, nothing runs; trigger without waiting, or wait outside "
-            "of the job", execution.run_id, execution.job_name, run_id, self._options.max_concurrent_runs,
+            "of the job", attempt.run_id, attempt.job_name, run_id, self._options.max_concurrent_runs,
         )  # fmt: skip
 
     # -- moving
@@ -240,7 +240,7 @@ class Runs(RunReader):
         session = self._require_open()
         row, seq = await self._store.move(checked_id(run_id), CANCEL, self._runtime.now())
         if session.worker is not None:
-            session.worker.cancelled(run_id, row.generation)
+            session.worker.cancel_local(run_id, row.generation)
         self._publish(events.RunCancel, row, row.updated_at, seq)
         return (await self.snapshots([row], None))[0]
 

@@ -166,23 +166,7 @@ def name_of(fn: Callable[..., Any]) -> str:
 
 def define(name: str | None, fn: Callable[..., Any], *, lax: bool = False) -> Job[Any, Any]:
     """Read a function's signature and make a job of it."""
-    given_fn: Any = fn
-    if isinstance(given_fn, Job):
-        raise ConfigurationError(
-            f"{given_fn.name!r} is a job already; durably.register() makes it known"
-        )
-    if not callable(fn):
-        raise ConfigurationError(
-            f"{fn!r} is neither the name of a job nor a function"
-            if name is None
-            else f"job {name!r}: {fn!r} is not a function"
-        )
-    if name is None:
-        name = name_of(fn)
-    try:
-        check_name("a job's name", name)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(str(error)) from None
+    name = _checked_name(name, fn)
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise ConfigurationError(
             f"job {name!r}: a job returns its output, and {fn!r} is a generator: it has 'yield'"
@@ -207,6 +191,24 @@ def define(name: str | None, fn: Callable[..., Any], *, lax: bool = False) -> Jo
         raise
     except Exception as error:
         raise ConfigurationError(f"job {name!r}: {error}") from error
+
+
+def _checked_name(name: str | None, fn: object) -> str:
+    """Refuse what is not a function, and a name that cannot be one; return the job's name."""
+    if isinstance(fn, Job):
+        raise ConfigurationError(f"{fn.name!r} is a job already; durably.register() makes it known")
+    if not callable(fn):
+        raise ConfigurationError(
+            f"{fn!r} is neither the name of a job nor a function"
+            if name is None
+            else f"job {name!r}: {fn!r} is not a function"
+        )
+    if name is None:
+        name = name_of(fn)
+    try:
+        return check_name("a job's name", name)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _check_step(

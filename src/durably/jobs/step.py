@@ -3,79 +3,66 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import copy_context
-from functools import partial
-from importlib.util import find_spec
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, overload
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, TypeVarTuple, overload
 
-from ..errors import ConfigurationError
-from ..models import LogLevel
 from ..runtime import Seconds
-from ..threads import call_for
+from .blocking import BlockingCall
 from .checks import check_name
 from .retry import Retry
-
-if TYPE_CHECKING:
-    from ..worker.execution import Execution
+from .runner import StepCall, StepRunner
 
 T = TypeVar("T")
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
-Inbox = SimpleQueue[Callable[[], None] | None]
 
 
 class StepLog:
     """Structured log lines: ``step.log.info("done", {"count": 3})``."""
 
-    __slots__ = ("_execution",)
+    __slots__ = ("_runner",)
 
-    def __init__(self, execution: Execution[Any, Any]) -> None:
-        self._execution = execution
+    def __init__(self, runner: StepRunner) -> None:
+        self._runner = runner
 
     def debug(self, message: str, data: Any = None) -> None:
         """Log at level debug; ``data`` is any plain JSON."""
-        self._write("debug", message, data)
+        self._runner.write_log("debug", message, data)
 
     def info(self, message: str, data: Any = None) -> None:
         """Log at level info; ``data`` is any plain JSON."""
-        self._write("info", message, data)
+        self._runner.write_log("info", message, data)
 
     def warning(self, message: str, data: Any = None) -> None:
         """Log at level warning; ``data`` is any plain JSON."""
-        self._write("warning", message, data)
+        self._runner.write_log("warning", message, data)
 
     def error(self, message: str, data: Any = None) -> None:
         """Log at level error; ``data`` is any plain JSON."""
-        self._write("error", message, data)
-
-    def _write(self, level: LogLevel, message: str, data: Any) -> None:
-        self._execution.report.log(level, message, data)
+        self._runner.write_log("error", message, data)
 
 
 class _Handle:
-    __slots__ = ("_execution", "log")
+    __slots__ = ("_runner", "log")
 
-    def __init__(self, execution: Execution[Any, Any]) -> None:
-        self._execution = execution
-        self.log = StepLog(execution)
+    def __init__(self, runner: StepRunner) -> None:
+        self._runner = runner
+        self.log = StepLog(runner)
 
     @property
     def run_id(self) -> str:
         """The id of the run that executes."""
-        return self._execution.run_id
+        return self._runner.run_id
 
     @property
     def attempt(self) -> int:
         """1 for the first time that a worker takes the run up, 2 for the second …"""
-        return self._execution.attempt
+        return self._runner.attempt
 
     @property
     def cancelled(self) -> bool:
         """True once the run is to stop here: cancelled, taken over, or handed back."""
-        return self._execution.interrupt is not None
+        return self._runner.interrupt is not None
 
     def idempotency_key(self, name: str) -> str:
         """A key that is the same on every attempt of this run's step ``name``.
@@ -87,8 +74,8 @@ class _Handle:
     def progress(
         self, current: float, total: float | None = None, message: str | None = None
     ) -> None:
-        """Say how far the run is. Seen live at once; kept at most every 100 ms, the last one always."""
-        self._execution.report.progress(current, total, message)
+        """Report how far the run is. Published at once; stored at most every 100 ms, the last one always."""
+        self._runner.report_progress(current, total, message)
 
 
 class Step(_Handle):
@@ -162,8 +149,8 @@ class Step(_Handle):
         """
         if unknown:
             raise _not_passed_on("run", name, fn, unknown)
-        call = self._execution.step(name, fn, args, returns, retries, timeout)
-        return self._execution.to_be_awaited(name, call)
+        call = StepCall(name, fn, args, returns, retries, timeout)
+        return self._runner.track(name, self._runner.run_step(call))
 
     @overload
     async def transaction(
@@ -215,7 +202,7 @@ class Step(_Handle):
     ) -> Any:
         """Call ``fn(connection, *args)`` in the very transaction that commits its result.
 
-        What it writes and the checkpoint that tells of it are kept together or not at all: effects in
+        What it writes and its checkpoint are committed together or not at all: effects in
         the same database happen exactly once. Write there, and do nothing else: ``fn`` may be called
         again when a try was rolled back.
 
@@ -227,8 +214,8 @@ class Step(_Handle):
         """
         if unknown:
             raise _not_passed_on("transaction", name, fn, unknown)
-        call = self._execution.step(name, fn, args, returns, retries, None, in_transaction=True)
-        return self._execution.to_be_awaited(name, call)
+        call = StepCall(name, fn, args, returns, retries, in_transaction=True)
+        return self._runner.track(name, self._runner.run_step(call))
 
 
 class SyncStep(_Handle):
@@ -236,8 +223,8 @@ class SyncStep(_Handle):
 
     __slots__ = ("_loop",)
 
-    def __init__(self, execution: Execution[Any, Any], loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(execution)
+    def __init__(self, runner: StepRunner, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(runner)
         self._loop = loop
 
     @overload
@@ -295,16 +282,16 @@ class SyncStep(_Handle):
     ) -> Any:
         """Call ``fn(*args)`` and commit its result, or return the result committed earlier.
 
-        As ``Step.run``, blocking: the engine decides, and sends the call back to this thread. With a
-        ``timeout`` it runs in another, so that this one can go on when the time is over.
+        Works like ``Step.run``, but blocks. ``fn`` runs in this thread; with a ``timeout`` it runs in another,
+        so that this one can go on when the time is over.
         """
         if unknown:
             raise _not_passed_on("run", name, fn, unknown)
-        inbox: Inbox = SimpleQueue()
-        here = self._execution.has_threads and timeout is None
-        call = partial(self._send, inbox) if here else None
-        coroutine = self._execution.step(name, fn, args, returns, retries, timeout, call)
-        return self._wait(coroutine, inbox)
+        blocking = BlockingCall(self._runner, self._loop)
+        here = self._runner.has_threads and timeout is None
+        send = blocking.send if here else None
+        call = StepCall(name, fn, args, returns, retries, timeout, send=send)
+        return blocking.wait(self._runner.run_step(call))
 
     @overload
     def transaction(
@@ -356,61 +343,13 @@ class SyncStep(_Handle):
     ) -> Any:
         """Call ``fn(connection, *args)`` in the very transaction that commits its result.
 
-        As ``Step.transaction``, blocking; ``fn`` runs where the connection is: in the thread that
+        Works like ``Step.transaction``, but blocks. ``fn`` runs where the connection is: in the thread that
         writes on SQLite, on the event loop on PostgreSQL, where it is async here too.
         """
         if unknown:
             raise _not_passed_on("transaction", name, fn, unknown)
-        coroutine = self._execution.step(
-            name, fn, args, returns, retries, None, in_transaction=True
-        )
-        return self._wait(coroutine, SimpleQueue())
-
-    def _wait(self, coroutine: Coroutine[Any, Any, Any], inbox: Inbox) -> Any:
-        """Do here what the engine sends back, until it is done."""
-        if self._execution.has_threads and _is_running(self._loop):
-            coroutine.close()
-            raise ConfigurationError(
-                "a SyncStep was used on the event loop, which would wait for itself; make the job "
-                "'async def', and await its steps"
-            )
-        if not self._execution.has_threads:
-            return _run_inline(coroutine)
-        outcome: list[tuple[Any, BaseException | None]] = []
-
-        async def finish() -> None:
-            try:
-                outcome.append((await coroutine, None))
-            except BaseException as error:  # noqa: BLE001 - it travels to the job's thread, as it is
-                outcome.append((None, error))
-            finally:
-                inbox.put(None)
-
-        def ended(_: object) -> None:
-            coroutine.close()
-            inbox.put(None)  # also when it was cancelled before it began
-
-        try:
-            self._loop.call_soon_threadsafe(lambda: self._execution.start_task(finish(), ended))
-        except RuntimeError:  # the loop is closed
-            coroutine.close()
-            raise (self._execution.interrupt or asyncio.CancelledError()) from None
-        while (work := inbox.get()) is not None:
-            work()
-        value, error = outcome[0] if outcome else (None, asyncio.CancelledError())
-        if isinstance(error, asyncio.CancelledError):
-            raise (self._execution.interrupt or error) from None
-        if error is not None:
-            raise error
-        return value
-
-    def _send(
-        self, inbox: Inbox, fn: Callable[..., Any], args: tuple[Any, ...]
-    ) -> asyncio.Future[Any]:
-        future = self._loop.create_future()
-        call = partial(copy_context().run, fn, *args)
-        inbox.put(partial(call_for, future, self._loop, call))
-        return future
+        call = StepCall(name, fn, args, returns, retries, in_transaction=True)
+        return BlockingCall(self._runner, self._loop).wait(self._runner.run_step(call))
 
 
 def _not_passed_on(
@@ -423,22 +362,3 @@ def _not_passed_on(
         f"step {name!r}: step.{method}() passes no keyword arguments to its function; bind them, as in "
         f"step.{method}({name!r}, functools.partial({called}, {keywords}))"
     )
-
-
-def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether this thread is the one that runs the loop."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
-
-
-def _run_inline(coroutine: Any) -> Any:
-    """Without threads a sync job cannot block for a commit: the platform must be able to wait."""
-    platform: Any = importlib.import_module("pyodide.ffi") if find_spec("pyodide") else None
-    if platform is None or not platform.can_run_sync():
-        coroutine.close()
-        raise ConfigurationError(
-            "a plain 'def' job needs threads (or a browser with JSPI); make it 'async def'"
-        )
-    return platform.run_sync(coroutine)

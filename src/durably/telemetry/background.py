@@ -11,8 +11,8 @@ import threading
 from typing import Any
 
 
-class Aside:
-    """Logs in a thread made for it. While that waits for its handler, what else there is to say is lost."""
+class BackgroundLogger:
+    """Logs in a thread of its own. While that waits for a handler, further records are dropped."""
 
     def __init__(
         self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger], *, threads: bool

@@ -1,4 +1,4 @@
-"""What is logged about runs, and the filter that stamps users' own records with their run.
+"""The log records about runs, and the filter that adds the run to users' own records.
 
 Records about one run go to the logger ``durably.runs``, everything else to ``durably``. Until the
 application sets up logging, Python prints warnings and errors to stderr: a run that fails in the
@@ -24,7 +24,7 @@ FIELDS = ("run_id", "job", "step", "attempt", "worker", "scope")
 CURRENT_RUN: ContextVar[Mapping[str, Any] | None] = ContextVar("durably_run", default=None)
 """The fields of the run whose job or step this is."""
 CURRENT_STEP: ContextVar[str | None] = ContextVar("durably_step", default=None)
-"""The step in whose function we are; log lines carry its name."""
+"""The step whose function executes; log lines have its name."""
 
 
 class LogContext(logging.Filter):
@@ -42,7 +42,7 @@ class LogContext(logging.Filter):
         self.default = default
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Stamp a record; always True."""
+        """Add the run's fields to a record; always True."""
         run = None if is_ours(record) else CURRENT_RUN.get()  # ours name their run themselves
         fields = {**run, "step": CURRENT_STEP.get()} if run is not None else {}
         for name in FIELDS:
@@ -57,14 +57,14 @@ def is_ours(record: logging.LogRecord) -> bool:
     return record.name == "durably" or record.name.startswith("durably.")
 
 
-def _show_as_kept(record: logging.LogRecord) -> bool:
-    """Show a traceback as it is kept with the run: bounded, and encodable, as handlers need it."""
+def _show_stored_traceback(record: logging.LogRecord) -> bool:
+    """Show a traceback as it is stored with the run: bounded, and encodable, as handlers need it."""
     if text := vars(record).pop("traceback", None):
         record.exc_text = text.rstrip()
     return True
 
 
-runs_logger.addFilter(_show_as_kept)
+runs_logger.addFilter(_show_stored_traceback)
 
 
 class RunLog:
@@ -90,20 +90,20 @@ class RunLog:
         error: BaseException | None = None,
         **fields: Any,
     ) -> None:
-        """Log ``text``, which goes on after the run's name, with fields besides the run's own."""
+        """Log ``text`` after the run's id and job, with fields besides the run's own."""
         if runs_logger.isEnabledFor(level):
             args = (self.fields["run_id"], self._job, *args)
             extra = {"step": CURRENT_STEP.get(), **self.fields, **fields}
             write(runs_logger, level, "run %s (%s)" + text, *args, exc_info=error, extra=extra)
 
     def announce(self, text: str, *args: object, **fields: Any) -> None:
-        """As the function ``announce``, about the run."""
+        """Log and print a text about the run, see the function ``announce``."""
         args = (self.fields["run_id"], self._job, *args)
         announce(runs_logger, "run %s (%s)" + text, *args, extra={**self.fields, **fields})
 
 
 def write(logger: logging.Logger, level: int, text: str, *args: object, **options: Any) -> None:
-    """Log a record. What a filter or a handler raises harms no run: it is printed, as logging does."""
+    """Log a record. An error of a filter or a handler harms no run: it is printed, as logging does."""
     try:
         if (
             extra := options.get("extra")
@@ -129,7 +129,7 @@ logger = SafeLogger(logging.getLogger("durably"))
 
 
 def announce(logger: logging.Logger, text: str, *args: object, **options: Any) -> None:
-    """Log what a person at a terminal must read, and print it where no handler shows it."""
+    """Log what a person at a terminal must read, and print it if no handler shows it."""
     write(logger, logging.INFO, text, *args, **options)
     if not _is_shown(logger, logging.INFO) and sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
         with suppress(OSError, ValueError):  # closed
@@ -150,17 +150,17 @@ def _is_shown(logger: logging.Logger, level: int) -> bool:
 
 
 def one_line(text: str) -> str:
-    """A text that can forge no line of a log."""
+    """Escape a text so that it cannot forge a line of a log."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def worker_name(owner: str) -> str:
-    """How a worker is called in logs: what it signs its leases with, as PID-RANDOM."""
+    """The name of a worker in logs, PID-RANDOM: the owner of its leases."""
     return owner.removesuffix(".bell")
 
 
-def lasting(seconds: float) -> str:
-    """A duration for people: ``0.12 s``, ``12.3 s``, ``3 min 5 s``, ``2 h 10 min``."""
+def format_duration(seconds: float) -> str:
+    """Format a duration for people: ``0.12 s``, ``12.3 s``, ``3 min 5 s``, ``2 h 10 min``."""
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -169,5 +169,5 @@ def lasting(seconds: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 step``, ``2 steps``."""
+    """Format a number with its noun: ``1 step``, ``2 steps``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,33 +10,35 @@ from ..events import AnyEvent
 from ..models import Progress
 from ..runtime import Runtime
 from ..store.base import Store
-from ..telemetry.metrics import Metrics
+from ..telemetry.instruments import Instruments
 from ..threads import Threads
 
-LENT: ContextVar[Store | None] = ContextVar("durably_lent", default=None)
-"""The store whose connection a step's function has: on SQLite, in the only thread that writes."""
+TRANSACTION_STORE: ContextVar[Store | None] = ContextVar("durably_transaction_store", default=None)
+"""The store in whose transaction a step's function runs: on SQLite, in the only thread that writes."""
 
 
 @dataclass(slots=True)
-class Engine:
-    """The surroundings of an execution: the store, the threads, who listens, the limits."""
+class WorkerContext:
+    """The store, the threads, the listeners and the limits that executions use."""
 
     runtime: Runtime
     store: Store
-    wanted: Callable[[str], bool]
-    """Whether anybody wants to hear of a run's events."""
+    has_listeners: Callable[[str], bool]
+    """Whether the events of a run have subscribers."""
     publish: Callable[[AnyEvent], None]
-    raised: Callable[[str, BaseException, str | None], None]
-    """Passes on what was raised in the background: where, what, and of which run."""
+    report_error: Callable[[str, BaseException, str | None], None]
+    """Reports an error of the background: where it was raised, the error, and the id of its run."""
     max_recoveries: int
     max_output: int
-    metrics: Metrics
+    """Characters of JSON that the output of a run, or the result of a step, may have."""
+    instruments: Instruments
     keep_logs: bool = False
+    """Whether log lines are stored."""
     keep_steps: bool = True
     """Whether the results of a completed run's steps are kept."""
     step_threads: Threads | None = None
     job_threads: Threads | None = None
     stopping: bool = False
-    """Whether this process has been told to stop: a step that fails from now on may have been, too."""
+    """Whether this process is stopping: the signal may also be why a step fails from now on."""
     progress: dict[str, Progress] = field(default_factory=dict[str, Progress])
-    """How far the runs are that go on here, before the database knows it."""
+    """The progress of the runs that execute here, newer than what the database has."""

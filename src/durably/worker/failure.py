@@ -1,6 +1,6 @@
-"""An exception as a value that can be kept. Describing a failure never fails.
+"""Exceptions as values that can be stored. Making one of an exception never raises.
 
-Tracebacks show users' frames: Durably's own are taken out of them, unless ``DURABLY_DEBUG`` is set.
+Tracebacks show users' frames: Durably's own are removed, unless ``DURABLY_DEBUG`` is set.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _REASONS = 3  # exceptions of a group that its message names
 _MAX_REASON = 1_024
 
 
-def describe(error: BaseException, step: str | None = None) -> RunError:
-    """What is kept of an exception: its type, a bounded message, a bounded traceback.
+def error_info(error: BaseException, step: str | None = None) -> RunError:
+    """Return what is stored of an exception: its type, a bounded message, a bounded traceback.
 
-    Hides Durably's frames in it, see ``hide_frames``.
+    Removes Durably's frames from it, see ``hide_frames``.
     """
     try:
         message = _message(error)
@@ -40,7 +40,7 @@ def describe(error: BaseException, step: str | None = None) -> RunError:
 
 
 def error_to_json(error: RunError) -> str:
-    """The text that an error is kept as."""
+    """Return the JSON of an error."""
     return dump_json(_fields(error))
 
 
@@ -53,19 +53,19 @@ def _fields(error: RunError) -> dict[str, Any]:
     }
 
 
-def failure_to_json(error: Exception, described: RunError) -> str:
-    """The text that a step's failure is kept as: also what it takes to raise it again."""
+def failure_to_json(error: Exception, info: RunError) -> str:
+    """Return the JSON of a step's failure: the error, and what it takes to raise it again."""
     try:
         raised = _parts(error)
         if len(dump_json(raised)) > MAX_TRACEBACK:  # a group of very many
             raised = {key: raised[key] for key in ("module", "name")}
     except Exception:  # noqa: BLE001 - whatever a user's class does
         raised = {}
-    return dump_json({**_fields(described), "raised": raised})
+    return dump_json({**_fields(info), "raised": raised})
 
 
 def _parts(error: Exception) -> dict[str, Any]:
-    """What an exception is made of, as far as that is plain JSON and not large."""
+    """The parts of an exception, as far as they are plain JSON and not large."""
     kind = type(error)
     parts = {
         "module": kind.__module__,
@@ -86,7 +86,7 @@ def _parts(error: Exception) -> dict[str, Any]:
 
 
 def _invalid(error: ValidationError) -> Any:
-    """What pydantic's own pickle support makes one of, without the inputs where they are not plain."""
+    """What pydantic's own pickle support stores of the error, without inputs that are not plain JSON."""
     title, lines, mode, hide_input = cast("Any", error).__reduce__()[1]
     for left_out in ({"url"}, {"url", "input"}):
         kept = [{k: v for k, v in line.items() if k not in left_out} for line in lines]
@@ -101,7 +101,7 @@ def _invalid(error: ValidationError) -> Any:
     return None
 
 
-def _invalid_again(
+def _restore_invalid(
     title: str, lines: list[dict[str, Any]], mode: Any, hide_input: bool
 ) -> ValidationError:
     known = get_args(core_schema.ErrorType)
@@ -121,14 +121,14 @@ def _invalid_again(
 
 def _attributes(error: Exception) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    room = MAX_MESSAGE
+    remaining = MAX_MESSAGE
     held = {name: getattr(error, name, None) for name in _slots(type(error))}
     held = {name: value for name, value in held.items() if value is not None} | vars(error)
     for name, value in held.items():
-        plain = None if name == "__notes__" else _plain(value, room)
+        plain = None if name == "__notes__" else _plain(value, remaining)
         if plain is not None or value is None:
             found[name] = plain
-            room -= len(dump_json(plain))
+            remaining -= len(dump_json(plain))
     return found
 
 
@@ -139,7 +139,7 @@ def _slots(kind: type[BaseException]) -> list[str]:
 
 
 def _plain(value: Any, limit: int) -> Any:
-    """A value where it is plain JSON of at most ``limit`` characters, else None."""
+    """A value where it is plain JSON of at most ``limit`` characters, otherwise None."""
     try:
         text = PLAIN.keep(value).text
     except Unstorable:
@@ -152,19 +152,19 @@ def _plain_or_text(value: Any) -> Any:
 
 
 def failure_from_json(text: str) -> Exception:
-    """The exception that a kept failure of a step is raised as again.
+    """Return the exception of a stored failure, to be raised again.
 
     It has the class it had, if that class is loaded by now - nothing is imported for it - and an instance
-    can be made without its ``__init__``; else it is a ``StepFailedError`` that tells the class in ``type``.
+    can be made without its ``__init__``; otherwise it is a ``StepFailedError`` whose ``type`` names the class.
     """
-    described = error_from_json(text)
-    assert described is not None
+    info = error_from_json(text)
+    assert info is not None
     raised: dict[str, Any] = load_json(text).get("raised") or {}
-    error = _instance(raised, described.message)
+    error = _instance(raised, info.message)
     if error is None:
-        error = StepFailedError(str(described))
-        error.type = described.type
-    note = f"step {described.step!r} failed in an earlier attempt, with:\n{described.traceback}"
+        error = StepFailedError(str(info))
+        error.type = info.type
+    note = f"step {info.step!r} failed in an earlier attempt, with:\n{info.traceback}"
     BaseException.__setattr__(
         error, "__notes__", [note]
     )  # a class may have a __getattr__ of its own
@@ -181,7 +181,7 @@ def _loaded(module: object, name: object) -> type[Exception] | None:
 
 
 def _instance(raised: dict[str, Any], message: str) -> Exception | None:
-    """An instance without calling ``__init__``, which may want what was not kept."""
+    """Make an instance without calling ``__init__``, which may need what was not stored."""
     kind = _loaded(raised.get("module"), raised.get("name"))
     if kind is None:
         return None
@@ -189,40 +189,42 @@ def _instance(raised: dict[str, Any], message: str) -> Exception | None:
         return _group(cast("type[Any]", kind), raised)
     if invalid := raised.get("invalid"):
         with suppress(Exception):  # another version of pydantic
-            return _invalid_again(*invalid)
+            return _restore_invalid(*invalid)
     args = raised.get("args")
-    error = _made(kind, [message] if args is None else args, raised)
+    error = _rebuild(kind, [message] if args is None else args, raised)
     if error is None or to_text(error, MAX_MESSAGE) == message:
         return error
-    return _made(_saying(kind, message), error.args, raised) or error
+    return _rebuild(_with_text(kind, message), error.args, raised) or error
 
 
 def _group(kind: type[Any], raised: dict[str, Any]) -> Exception | None:
     if "errors" not in raised:
         return None
-    inner = [_instance(parts, parts["message"]) or _unknown(parts) for parts in raised["errors"]]
-    return _made(kind, [raised["message"], inner], raised)
+    inner = [
+        _instance(parts, parts["message"]) or _unknown_error(parts) for parts in raised["errors"]
+    ]
+    return _rebuild(kind, [raised["message"], inner], raised)
 
 
-def _unknown(parts: dict[str, Any]) -> StepFailedError:
+def _unknown_error(parts: dict[str, Any]) -> StepFailedError:
     error = StepFailedError(f"{parts['type']}: {parts['message']}")
     error.type = parts["type"]
     return error
 
 
-def _made(
+def _rebuild(
     kind: type[Exception] | None, args: Sequence[Any], raised: dict[str, Any]
 ) -> Exception | None:
     if kind is None:
         return None
-    for given in (args, ()):  # a class of its own __new__ may want the arguments, or none
+    for given in (args, ()):  # a class with a __new__ may need the arguments, or none
         try:
             error = kind.__new__(kind, *given)
-            # Past a __setattr__ of its own, as a frozen dataclass has.
+            # Bypass a __setattr__ of the class, as a frozen dataclass has.
             BaseException.__setattr__(error, "args", tuple(args))
             attributes: dict[str, Any] = raised.get("attributes") or {}
             for name, value in attributes.items():
-                with suppress(Exception):  # it can only be read, say
+                with suppress(Exception):  # such as an attribute that can only be read
                     BaseException.__setattr__(error, name, value)
         except Exception:  # noqa: BLE001, S112 - whatever a user's class does
             continue
@@ -230,8 +232,8 @@ def _made(
     return None
 
 
-def _saying(kind: type[Exception], message: str) -> type[Exception] | None:
-    """A class like ``kind`` whose text is the one that was kept: what its own is made of was not."""
+def _with_text(kind: type[Exception], message: str) -> type[Exception] | None:
+    """Derive a class from ``kind`` whose text is the stored one: what its own is made of was not stored."""
 
     def text(_: object) -> str:
         return message
@@ -246,7 +248,7 @@ def _saying(kind: type[Exception], message: str) -> type[Exception] | None:
 
 
 def to_text(value: object, limit: int) -> str:
-    """``str(value)``, safe to store, of at most ``limit`` characters."""
+    """Return ``str(value)``, safe to store, of at most ``limit`` characters."""
     try:
         text = str(value)
     except Exception:  # noqa: BLE001 - a user's __str__ may do anything
@@ -256,7 +258,7 @@ def to_text(value: object, limit: int) -> str:
 
 def _message(error: BaseException) -> str:
     text = to_text(error, MAX_MESSAGE)
-    if isinstance(error, BaseExceptionGroup):  # its own message says only how many they are
+    if isinstance(error, BaseExceptionGroup):  # its own message has only their number
         text = f"{text}: {_reasons(cast('BaseExceptionGroup[BaseException]', error))}"
     return clean_text(text, MAX_MESSAGE)
 
@@ -269,7 +271,7 @@ def _reasons(group: BaseExceptionGroup[BaseException]) -> str:
 
 
 def members(error: BaseException) -> list[BaseException]:
-    """The exception and, if it is a group, all exceptions and groups in it."""
+    """Return the exception and, if it is a group, all exceptions and groups in it."""
     found: list[BaseException] = []
     todo = [error]  # not recursive: groups may be nested deeper than the stack
     while todo:
@@ -285,7 +287,7 @@ def _traceback(error: BaseException) -> str | None:
         text = "".join(traceback.format_exception(error, limit=-50))
     except Exception:  # noqa: BLE001
         return None
-    if len(text) > MAX_TRACEBACK:  # the end says where it was raised
+    if len(text) > MAX_TRACEBACK:  # its end shows where it was raised
         half = MAX_TRACEBACK // 2
         text = f"{text[:half]}\n… ({len(text) - 2 * half} characters) …\n{text[-half:]}"
     return clean_text(text, MAX_TRACEBACK + 200)

@@ -1,6 +1,6 @@
 """The heartbeat: a thread of its own, so that a blocked event loop does not lose its leases.
 
-It also watches the loop: one that has not answered for a while is reported, with its stack.
+It also watches the loop: one that does not answer for a while is logged, with its stack.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FrameType
 
 from ..errors import DurablyError
 from ..runtime import Runtime
-from ..telemetry.background import Aside
+from ..telemetry.background import BackgroundLogger
 from ..telemetry.logs import logger
 from ..telemetry.tracebacks import is_own
 
@@ -27,27 +27,29 @@ BLOCKED_AFTER = 5.0  # seconds without an answer from the loop
 
 
 class Heartbeat:
-    """Calls ``beat`` every ``interval`` seconds until it is stopped, and ``failed``, on the loop, with
-    what that raises."""
+    """Calls ``beat`` every ``interval`` seconds until it is stopped.
+
+    Calls ``on_error`` on the event loop with what ``beat`` raises.
+    """
 
     def __init__(
         self,
         runtime: Runtime,
         interval: float,
         beat: Callable[[], None],
-        failed: Callable[[Exception], None],
+        on_error: Callable[[Exception], None],
     ) -> None:
         self._runtime = runtime
         self._interval = interval
         self._beat = beat
-        self._failed = failed
+        self._on_error = on_error
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._stopped = threading.Event()
         self._task: asyncio.Task[None] | None = None
-        self._asked_at: float | None = None
-        self._reported = False
-        self._log = Aside(logger, threads=runtime.threads)
+        self._probed_at: float | None = None
+        self._has_warned = False
+        self._log = BackgroundLogger(logger, threads=runtime.threads)
 
     def start(self) -> None:
         if self._runtime.threads:
@@ -75,39 +77,39 @@ class Heartbeat:
             self._beat()
         except DurablyError as error:
             self._log(logging.DEBUG, "no heartbeat: %s", error)
-            self._tell(error)
+            self._report(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the next beat is tried
             self._log(logging.ERROR, "the heartbeat failed", exc_info=error)
-            self._tell(error)
+            self._report(error)
 
-    def _tell(self, error: Exception) -> None:
+    def _report(self, error: Exception) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._failed, error)
+            self._loop.call_soon_threadsafe(self._on_error, error)
 
     def _watch(self) -> None:
         now = self._runtime.monotonic()
-        if self._asked_at is None:
-            self._asked_at = now
+        if self._probed_at is None:
+            self._probed_at = now
             try:
-                self._loop.call_soon_threadsafe(self._answer)
+                self._loop.call_soon_threadsafe(self._answered)
             except RuntimeError:  # the loop is closed
                 self._stopped.set()
-        elif now - self._asked_at > BLOCKED_AFTER and not self._reported:
-            self._reported = True
+        elif now - self._probed_at > BLOCKED_AFTER and not self._has_warned:
+            self._has_warned = True
             self._log(
                 logging.WARNING,
                 "the event loop has been blocked for %.1f s; leases are kept, but nothing else runs. "
                 "Move blocking work to a plain function, which runs in a thread. It is here:\n%s",
-                now - self._asked_at, _stack_of(_frames().get(self._loop_thread)),
+                now - self._probed_at, _stack_of(_frames().get(self._loop_thread)),
             )  # fmt: skip
 
-    def _answer(self) -> None:
-        self._asked_at = None
-        self._reported = False
+    def _answered(self) -> None:
+        self._probed_at = None
+        self._has_warned = False
 
 
 def _stack_of(frame: FrameType | None) -> str:
-    """Where a thread is: the frames of its event loop and of Durably are left out."""
+    """The stack of a thread, without the frames of its event loop and of Durably."""
     stack = traceback.extract_stack(frame) if frame else traceback.StackSummary()
-    theirs = [at for at in stack if not (is_own(at.filename) or at.filename.startswith(_ASYNCIO))]
-    return "".join(traceback.format_list(theirs or stack)) or "unknown\n"
+    users = [at for at in stack if not (is_own(at.filename) or at.filename.startswith(_ASYNCIO))]
+    return "".join(traceback.format_list(users or stack)) or "unknown\n"

@@ -1,6 +1,7 @@
-"""What a run reports while it goes on: events, progress, log lines. From any thread.
+"""What a run reports while it executes: events, progress and log lines, from any thread.
 
-Reporting harms no run: what cannot be written in time is bounded, counted and said.
+Reporting harms no run: the lines that wait to be written are bounded, and those dropped are counted and
+logged.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pydantic_core import to_jsonable_python
 from .. import events
 from ..models import LogLevel, Progress
 from ..options import MAX_NUMBER
-from ..store.records import Entry, Lease, RunRow
+from ..store.records import Entry
 from ..store.snapshots import event_of_run, progress_to_json
-from ..telemetry.logs import CURRENT_STEP, RunLog
+from ..telemetry.logs import CURRENT_STEP
 from ..values.codec import PLAIN, Unstorable
 from ..values.text import clean_text, dump_json, load_json
-from .context import Engine
+from .attempt import Attempt
 from .failure import MAX_MESSAGE, to_text
 
 PROGRESS_INTERVAL = 0.1  # seconds between two writes of a run's progress
@@ -33,20 +34,12 @@ MAX_PENDING_LOGS = 1_000  # lines of a run that may wait to be written; more are
 
 
 class Reporter:
-    """Tells of one attempt at a run."""
+    """Publishes the events, the progress and the log lines of one attempt."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        row: RunRow,
-        lease: Lease,
-        log: RunLog,
-        interrupted: Callable[[], bool],
-    ) -> None:
-        self._engine = engine
-        self._row, self._lease, self._log = row, lease, log
-        self._interrupted = interrupted
-        self._labels: dict[str, str] = load_json(row.labels)
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt, self._context = attempt, attempt.context
+        self._row, self._lease, self._log = attempt.row, attempt.lease, attempt.log
+        self._labels: dict[str, str] = load_json(attempt.row.labels)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._progress: str | None = None
@@ -57,8 +50,22 @@ class Reporter:
         self._closed = self._has_warned = False
 
     @property
+    def has_listeners(self) -> bool:
+        """Whether the run's events have subscribers; without any, no event need be made."""
+        return self._context.has_listeners(self._row.id)
+
+    def publish(
+        self, kind: Callable[..., events.AnyEvent], at: int, seq: int | None, **details: Any
+    ) -> None:
+        """Publish an event of the run, if it has listeners; ``at`` in milliseconds since 1970."""
+        if self.has_listeners:
+            self._context.publish(
+                event_of_run(kind, self._row, at, seq, labels=self._labels, **details)
+            )
+
+    @property
     def last_progress(self) -> str | None:
-        """The text of the last progress, for the settlement to carry."""
+        """The JSON of the last progress, to be stored with the outcome."""
         return self._progress
 
     def close(self) -> None:
@@ -70,7 +77,7 @@ class Reporter:
             self._log(logging.WARNING, ": %d log lines were dropped", self._dropped_logs)
 
     def progress(self, current: float, total: float | None, message: str | None) -> None:
-        """Tell it now; write it at most every ``PROGRESS_INTERVAL``, and the last one always."""
+        """Publish it now; store it at most every ``PROGRESS_INTERVAL`` seconds, and the last one always."""
         done = _number(current)
         if done is None:
             self._warn_of_progress(current)
@@ -86,11 +93,11 @@ class Reporter:
             self._log(logging.WARNING, text, current)
 
     def _set_progress(self, progress: Progress, text: str) -> None:
-        if self._is_over("step.progress"):
+        if self._warn_if_over("step.progress"):
             return
         self._progress = text
-        self._engine.progress[self._row.id] = progress
-        self.tell(events.RunProgress, self._engine.runtime.now(), None, progress=progress)
+        self._context.progress[self._row.id] = progress
+        self.publish(events.RunProgress, self._context.runtime.now(), None, progress=progress)
         if self._progress_timer is None:
             since = self._loop.time() - self._progress_at
             delay = max(0.0, PROGRESS_INTERVAL - since)
@@ -99,13 +106,13 @@ class Reporter:
     def _write_progress(self) -> None:
         self._progress_timer = None
         if self._closed or self._progress is None:
-            return  # the settlement carries the last one
+            return  # the outcome is stored with the last one
         self._progress_at = self._loop.time()
-        now = self._engine.runtime.now()
-        self._in_background(self._engine.store.save_progress(self._lease, self._progress, now))
+        now = self._context.runtime.now()
+        self._in_background(self._context.store.save_progress(self._lease, self._progress, now))
 
     def log(self, level: LogLevel, message: str, data: Any) -> None:
-        """Tell a line, and write it when log persistence is on."""
+        """Publish a line, and store it when log persistence is on."""
         step = CURRENT_STEP.get()
         message = to_text(message, MAX_LOG)
         text = _log_data(data)
@@ -116,18 +123,18 @@ class Reporter:
         self._on_loop(self._add_log, level, message, text, step)
 
     def _add_log(self, level: LogLevel, message: str, text: str, step: str | None) -> None:
-        if self._is_over("step.log"):
+        if self._warn_if_over("step.log"):
             return
-        now = self._engine.runtime.now()
-        if not self._engine.keep_logs:
-            if self._engine.wanted(self._row.id):
-                self._tell_log(now, None, level, message, text, step)
+        now = self._context.runtime.now()
+        if not self._context.keep_logs:
+            if self.has_listeners:
+                self._publish_log(now, None, level, message, text, step)
             return
         if self._pending_logs >= MAX_PENDING_LOGS:
             self._dropped_logs += 1
             return
         line = f'{{"level":"{level}","message":{dump_json(message)},"data":{text}}}'
-        written = self._engine.store.record(self._lease, Entry("log:write", now, step, data=line))
+        written = self._context.store.record(self._lease, Entry("log:write", now, step, data=line))
         self._pending_logs += 1
         self._in_background(self._keep_log(written, now, level, message, text, step))
 
@@ -144,21 +151,22 @@ class Reporter:
             seq = await written
         finally:
             self._pending_logs -= 1
-        if self._engine.wanted(self._row.id):
-            self._tell_log(now, seq, level, message, text, step)
+        if self.has_listeners:
+            self._publish_log(now, seq, level, message, text, step)
 
-    def _tell_log(
+    def _publish_log(
         self, now: int, seq: int | None, level: LogLevel, message: str, text: str, step: str | None
     ) -> None:
         line = {"step_name": step, "level": level, "message": message, "data": load_json(text)}
-        self.tell(events.LogWrite, now, seq, **line)
+        self.publish(events.LogWrite, now, seq, **line)
 
-    def _is_over(self, what: str) -> bool:
+    def _warn_if_over(self, what: str) -> bool:
+        """Return whether nothing is reported any more; log a call after the run's end."""
         if self._closed:
             self._log(
                 logging.WARNING, ": %s was called after the run ended, by a task left behind", what
             )
-        return self._closed or self._interrupted()
+        return self._closed or self._attempt.interrupt is not None
 
     def _on_loop(self, fn: Callable[..., None], *args: Any) -> None:
         if threading.get_ident() == self._thread:
@@ -167,7 +175,7 @@ class Reporter:
             self._loop.call_soon_threadsafe(fn, *args)
 
     def _in_background(self, write: Coroutine[Any, Any, None]) -> None:
-        """A write that nobody waits for: it must not harm the run that asked for it."""
+        """Write without waiting for it: a failure must not harm the run."""
         task = self._loop.create_task(write)
         self._background.add(task)
         task.add_done_callback(self._background_done)
@@ -177,18 +185,9 @@ class Reporter:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log(logging.DEBUG, ": a progress or log line was not kept: %r", error)
 
-    def tell(
-        self, kind: Callable[..., events.AnyEvent], at: int, seq: int | None, **what: Any
-    ) -> None:
-        """Publish an event of the run, if anybody listens."""
-        if self._engine.wanted(self._row.id):
-            self._engine.publish(
-                event_of_run(kind, self._row, at, seq, labels=self._labels, **what)
-            )
-
 
 def _number(value: Any) -> int | float | None:
-    """A number as JSON has it; None for what is none, or not finite."""
+    """A number as JSON has it; None if it is not a number, or not finite."""
     if isinstance(value, str | bytes | bytearray):
         return None
     with suppress(Exception):  # a number of any library

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from ...errors import ClosedError, ConfigurationError, DurablyError, Interrupt
-from ...telemetry.background import Aside
+from ...telemetry.background import BackgroundLogger
 from ...telemetry.logs import logger
 from .. import statements
 from .driver import (
@@ -74,7 +74,7 @@ class Server:
     lends: bool = False
     """The connections are for users' statements, which take what time and which plans they like."""
 
-    log: Callable[..., None] = field(default_factory=lambda: Aside(logger, threads=True))
+    log: Callable[..., None] = field(default_factory=lambda: BackgroundLogger(logger, threads=True))
     """Also from the thread that keeps the leases."""
     connected: bool = False
     """Whether this URL has led to a server before."""

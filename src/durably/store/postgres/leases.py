@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from ...runtime import Runtime
 from ...state import Status
-from ...telemetry.background import Aside
+from ...telemetry.background import BackgroundLogger
 from ...telemetry.logs import logger
 from ..records import Lease
 from .connection import Link, Server
@@ -49,7 +49,7 @@ class Leases:
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
         self._starting = threading.Lock()
-        log = Aside(logger, threads=runtime.threads)
+        log = BackgroundLogger(logger, threads=runtime.threads)
         self.trouble = Trouble(runtime.monotonic, "leases cannot be renewed", log)
         """Why the last renewal failed, if it did."""
 

@@ -25,7 +25,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from ...errors import ClosedError, CorruptDatabaseError, StorageError, StorageUnavailableError
 from ...runtime import Runtime
-from ...telemetry.background import Aside
+from ...telemetry.background import BackgroundLogger
 from ...telemetry.logs import logger
 from ..base import Notice
 from ..statements import Transaction
@@ -136,7 +136,7 @@ class Writer:
         self._written = self._data_version = 0
         self._trouble_at: float | None = None
         self._is_busy = True
-        self._log = Aside(logger, threads=runtime.threads)
+        self._log = BackgroundLogger(logger, threads=runtime.threads)
         self._tidied_at, self._length = float("-inf"), 0
         self.checkpoints = False
         """True when this writer is the one that writes the log back into the file."""
