@@ -106,7 +106,9 @@ def run(
                 break
             time.sleep(0.1)
         crowd.close()
-        if restarts and not report.faults["restarted"]:  # the last ones come too late where runs are quick
+        if (
+            restarts and not report.faults["restarted"]
+        ):  # the last ones come too late where runs are quick
             report.found("stuck", "no restart happened before the runs were over")
         if report.repeated_effects:
             report.found("duplicated", f"{report.repeated_effects} bodies, though nobody died")

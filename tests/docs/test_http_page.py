@@ -13,7 +13,7 @@ from durably.http.streams import Limits
 from durably.jobs.checks import MAX_LABELS
 from durably.telemetry import prometheus
 from durably.telemetry.metrics import Metrics
-from durably.wire import shapes, strict_json
+from durably.wire import requests, shapes, strict_json
 
 from .blocks import ROOT
 
@@ -137,7 +137,7 @@ def test_the_limits() -> None:
     limits = Limits()
     told = "\n".join("|".join(row) for row in table("Limits"))
     for number, what in (
-        (routes.MAX_TEXT, f"1 to {routes.MAX_TEXT} characters"),
+        (requests.MAX_TEXT, f"1 to {requests.MAX_TEXT} characters"),
         (MAX_LABELS, f"labels of a run|{MAX_LABELS}|"),
         (
             messages.MAX_QUERY,

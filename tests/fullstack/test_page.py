@@ -208,7 +208,9 @@ async def test_a_hidden_tab_holds_no_connection(page: Page, server: Server):
 
 @for_ci
 async def test_twenty_bars_move_at_once(page: Page, server: Server, looks_right: Check):
-    server.start(PAUSE="1")  # on a busy machine, too, all twenty are under way when the page draws them
+    server.start(
+        PAUSE="1"
+    )  # on a busy machine, too, all twenty are under way when the page draws them
     await page.goto(server.url)
     await is_connected(page)
     status, answer, _ = server.send(

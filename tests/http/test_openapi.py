@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from durably import Step
 from durably.http.openapi import REFUSALS, describe
 from durably.http.routes import ROUTES
-from durably.wire.runs import VOCABULARIES, JobInfo
+from durably.wire.published import DIALECTS
+from durably.wire.runs import JobInfo
 
 from .asking import Asker
 
@@ -25,7 +26,7 @@ class Tree(BaseModel):
     children: list[Tree] = []
 
 
-@pytest.mark.parametrize("compat", VOCABULARIES)
+@pytest.mark.parametrize("compat", DIALECTS)
 @pytest.mark.parametrize("with_jobs", [False, True])
 async def test_it_is_valid(durably, jobs, compat, with_jobs):
     @durably.job("tree/größe: all")
@@ -40,7 +41,7 @@ async def test_it_is_valid(durably, jobs, compat, with_jobs):
         document = (await Asker(durably.handler(compat=compat)).get("/openapi.json")).json
         assert "Trigger.tree_gr__e__all.Tree" in document["components"]["schemas"]
     else:
-        document = describe(vocabulary=VOCABULARIES[compat])
+        document = describe(dialect=DIALECTS[compat])
     OpenAPIV31SpecValidator(document).validate()
     assert json.dumps(document).count("$defs") == 0
 

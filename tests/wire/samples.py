@@ -11,7 +11,8 @@ from durably.models import Health, LogEntry, Progress, RunError, StepRecord
 from durably.runtime import to_datetime
 from durably.store.records import RunRow
 from durably.values.text import dump_json
-from durably.wire.runs import JobInfo, Triggered, TriggerRequest
+from durably.wire.requests import Triggered, TriggerRequest
+from durably.wire.runs import JobInfo
 
 ID = "01a1f000-0000-7000-8000-000000000001"
 AT = 1_793_880_000_123  # milliseconds

@@ -18,8 +18,9 @@ from durably.events import EVENT_TYPES
 from durably.http.openapi import REFUSALS, describe
 from durably.http.sse import LONG_RETRY, PING, frame, retry_hint
 from durably.values.codec import PLAIN
-from durably.wire import runs, strict_json
-from durably.wire.runs import CURRENT, VOCABULARIES, ErrorPolicy, Vocabulary
+from durably.wire import events, requests, runs, strict_json
+from durably.wire.published import CURRENT, DIALECTS, Dialect
+from durably.wire.runs import ErrorPolicy
 
 from . import samples
 
@@ -28,55 +29,55 @@ POLICIES: tuple[ErrorPolicy, ...] = ("full", "message", "none")
 ROW = samples.RUNS["completed"][0]
 
 
-def told(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
-    """What each file of a vocabulary holds, by the sample's name."""
+def told(dialect: Dialect) -> dict[str, dict[str, Any]]:
+    """What each file of a dialect holds, by the sample's name."""
     wires = {name: (row, count) for name, (row, count) in samples.RUNS.items()}
     files: dict[str, dict[str, Any]] = {
-        "runs": {name: runs.run_to_wire(*run, vocabulary) for name, run in wires.items()},
+        "runs": {name: runs.run_to_wire(*run, dialect) for name, run in wires.items()},
         "steps": {
-            name: runs.step_to_wire(step, samples.ID, vocabulary)
+            name: runs.step_to_wire(step, samples.ID, dialect)
             for name, step in samples.STEPS.items()
         },
-        "logs": {name: runs.log_to_wire(log, vocabulary) for name, log in samples.LOGS.items()},
+        "logs": {name: runs.log_to_wire(log, dialect) for name, log in samples.LOGS.items()},
         "events": {
-            name: runs.event_to_wire(event, ROW, vocabulary)
+            name: events.event_to_wire(event, ROW, dialect)
             for name, event in samples.EVENTS.items()
         },
         "list_events": {
-            name: runs.event_to_list(event, vocabulary) for name, event in samples.EVENTS.items()
+            name: events.event_to_list(event, dialect) for name, event in samples.EVENTS.items()
         }
-        | {"resync": {"type": vocabulary.resync}},
+        | {"resync": {"type": dialect.resync}},
     }
     for policy in POLICIES:
         row, count = samples.RUNS["failed"]
         failed = samples.STEPS["failed"]
-        files["runs"][f"failed, errors={policy}"] = runs.run_to_wire(row, count, vocabulary, policy)
+        files["runs"][f"failed, errors={policy}"] = runs.run_to_wire(row, count, dialect, policy)
         files["steps"][f"failed, errors={policy}"] = runs.step_to_wire(
-            failed, samples.ID, vocabulary, policy
+            failed, samples.ID, dialect, policy
         )
         for name in ("run:fail", "step:fail"):
-            event = runs.event_to_wire(samples.EVENTS[name], ROW, vocabulary, policy)
+            event = events.event_to_wire(samples.EVENTS[name], ROW, dialect, policy)
             files["events"][f"{name}, errors={policy}"] = event
     return files
 
 
 def told_by_all() -> dict[str, dict[str, Any]]:
-    """What both vocabularies say alike."""
+    """What both dialects say alike."""
     run = runs.run_to_wire(*samples.RUNS["pending"])
-    triggered = {name: runs.triggered_to_wire(t) for name, t in samples.TRIGGERED.items()}
+    triggered = {name: requests.triggered_to_wire(t) for name, t in samples.TRIGGERED.items()}
     with_run = samples.TRIGGERED["created"]._replace(run=run)
-    event = runs.event_to_wire(samples.EVENTS["step:complete"], ROW)
-    live = runs.event_to_wire(samples.EVENTS["run:progress"], ROW)
+    event = events.event_to_wire(samples.EVENTS["step:complete"], ROW)
+    live = events.event_to_wire(samples.EVENTS["run:progress"], ROW)
     return {
         "jobs": {name: runs.job_to_wire(job) for name, job in samples.JOBS.items()},
         "health": {name: runs.health_to_wire(health) for name, health in samples.HEALTH.items()},
-        "triggered": {**triggered, "with the run": runs.triggered_to_wire(with_run)},
+        "triggered": {**triggered, "with the run": requests.triggered_to_wire(with_run)},
         "trigger_requests": {
-            name: runs.trigger_to_wire(request) for name, request in samples.REQUESTS.items()
+            name: requests.trigger_to_wire(request) for name, request in samples.REQUESTS.items()
         },
         "queries": {
-            "none": runs.runs_to_query(),
-            "all": runs.runs_to_query(
+            "none": requests.runs_to_query(),
+            "all": requests.runs_to_query(
                 ["a", "b"], ["pending", "running"], {"org": "o 1", "größe": "&="}, 20, 40, "c"
             ),
         },
@@ -92,9 +93,9 @@ def told_by_all() -> dict[str, dict[str, Any]]:
 
 
 FILES: dict[str, Callable[[], Mapping[str, Any]]] = {
-    f"{folder}{name}.json": lambda v=vocabulary, n=name: told(v)[n]
-    for folder, vocabulary in (("", CURRENT), ("0.15/", VOCABULARIES["0.15"]))
-    for name in told(vocabulary)
+    f"{folder}{name}.json": lambda v=dialect, n=name: told(v)[n]
+    for folder, dialect in (("", CURRENT), ("0.15/", DIALECTS["0.15"]))
+    for name in told(dialect)
 } | {f"{name}.json": lambda n=name: told_by_all()[n] for name in told_by_all()}
 
 
@@ -171,7 +172,7 @@ def test_log_lines_come_back(name):
 @pytest.mark.parametrize("name", samples.EVENTS)
 def test_events_come_back(name):
     event = samples.EVENTS[name]
-    back = runs.event_from_wire(golden("events")[name])
+    back = events.event_from_wire(golden("events")[name])
     changes: dict[str, Any] = {
         "scope": "",
         "timestamp": event.timestamp.replace(microsecond=123_000),
@@ -184,7 +185,7 @@ def test_events_come_back(name):
     if hasattr(event, "error"):
         changes["error"] = replace(event.error, traceback=None)
     assert back == replace(event, **changes)
-    listed = runs.event_from_list(golden("list_events")[name])
+    listed = events.event_from_list(golden("list_events")[name])
     assert (listed.type, listed.run_id, listed.sequence) == (
         event.type,
         event.run_id,
@@ -199,14 +200,14 @@ def test_every_event_has_a_sample():
 @pytest.mark.parametrize("name", samples.REQUESTS)
 def test_triggers_come_back(name):
     body = json.dumps(golden("trigger_requests")[name]).encode()
-    assert runs.trigger_from_wire(body) == samples.REQUESTS[name]
+    assert requests.trigger_from_wire(body) == samples.REQUESTS[name]
 
 
 def test_the_rest_comes_back():
     for name, job in samples.JOBS.items():
         assert runs.job_from_wire(golden("jobs")[name]) == job
     for name, triggered in samples.TRIGGERED.items():
-        assert runs.triggered_from_wire(golden("triggered")[name]) == triggered
+        assert requests.triggered_from_wire(golden("triggered")[name]) == triggered
 
 
 # -- what is never told, and what OpenAPI says of it
@@ -239,7 +240,7 @@ def test_openapi_says_the_same(name):
     folder, _, file = name.removesuffix(".json").rpartition("/")
     if file not in SHAPES:
         return
-    document = describe(vocabulary=VOCABULARIES[folder or None])
+    document = describe(dialect=DIALECTS[folder or None])
     schemas = {"components": {"schemas": closed(document["components"]["schemas"])}}
     validator = Draft202012Validator({**schemas, "$ref": f"#/components/schemas/{SHAPES[file]}"})
     for sample, content in golden(name.removesuffix(".json")).items():

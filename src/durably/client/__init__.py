@@ -14,7 +14,8 @@ except ModuleNotFoundError as error:
         name="httpx2",
     ) from None
 
-from ..wire.runs import JobInfo, ListEvent
+from ..wire.events import ListEvent
+from ..wire.runs import JobInfo
 from .client import DurablyClient
 from .errors import RequestRefusedError, ServerError, ServerUnavailableError
 from .sync import SyncDurablyClient

@@ -39,7 +39,9 @@ from ..store.records import RunFilter
 from ..terminal import Show, open_bar, title_of
 from ..values.codec import PLAIN, Unstorable
 from ..values.text import load_json
-from ..wire.runs import JobInfo, ListEvent, TriggerRequest
+from ..wire.events import ListEvent
+from ..wire.requests import TriggerRequest
+from ..wire.runs import JobInfo
 from .connection import Connection
 from .errors import ServerError, ServerUnavailableError
 from .server import PAGE, Server

@@ -19,8 +19,9 @@ from ..state import Status
 from ..store.records import RunFilter
 from ..values.codec import Unstorable
 from ..values.text import dump_json
-from ..wire import runs
-from ..wire.runs import RUN_ID, JobInfo, Triggered, TriggerRequest
+from ..wire import requests, runs
+from ..wire.requests import RUN_ID, Triggered, TriggerRequest
+from ..wire.runs import JobInfo
 from .connection import Answer, Connection
 from .errors import RequestRefusedError
 from .refusals import Asked
@@ -50,7 +51,7 @@ class Server:
         self, filter: RunFilter, job: Job[Any, Any] | None
     ) -> tuple[list[AnyRun], RunFilter | None]:
         """A page of runs, and what asks for the next one, if there is one."""
-        query = runs.runs_to_query(
+        query = requests.runs_to_query(
             filter.jobs,
             filter.statuses,
             filter.labels,
@@ -114,7 +115,7 @@ class Server:
         asked = Asked(
             "POST",
             "/trigger",
-            body=dump_json(runs.trigger_to_wire(request)).encode(),
+            body=dump_json(requests.trigger_to_wire(request)).encode(),
             action="trigger",
             repeatable=request.idempotency_key is not None,
             hint=_TRIGGER_HINT,
@@ -140,7 +141,7 @@ class Server:
         await self._connection.ask(asked, lambda answer: answer.data["success"])
 
     async def _triggered(self, asked: Asked, job: Job[Any, Any] | None) -> AnyRun:
-        made = await self._get(asked, lambda answer: runs.triggered_from_wire(answer.data))
+        made = await self._get(asked, lambda answer: requests.triggered_from_wire(answer.data))
         run = await self._of(made, job) if made.run is None else _run(made.run, job)
         return replace(run, disposition=made.disposition)
 

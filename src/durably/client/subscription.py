@@ -12,7 +12,9 @@ from ..errors import RunNotFoundError
 from ..events import EVENT_TYPES, AnyEvent, LogWrite, Resync, RunDelete, RunProgress
 from ..models import Progress
 from ..runtime import to_datetime
-from ..wire.runs import RESYNC, RUN_ID, ListEvent, event_from_list, event_from_wire, runs_to_query
+from ..wire.events import ListEvent, event_from_list, event_from_wire
+from ..wire.published import RESYNC
+from ..wire.requests import RUN_ID, runs_to_query
 from .connection import Backoff, Connection, Lost
 from .errors import ServerError
 from .refusals import Asked

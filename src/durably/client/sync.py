@@ -26,7 +26,7 @@ from ..portal import Portal
 from ..runtime import Seconds
 from ..state import Status
 from ..terminal import Show, open_bar, title_of
-from ..wire.runs import ListEvent
+from ..wire.events import ListEvent
 from .client import DurablyClient
 
 T = TypeVar("T")

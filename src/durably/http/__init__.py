@@ -1,6 +1,6 @@
 """HTTP and SSE: the protocol without a framework, and adapters of some tens of lines."""
 
-from ..wire.runs import TriggerRequest
+from ..wire.requests import TriggerRequest
 from .asgi import AsgiApp
 from .auth import Auth
 from .handler import Handler

@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, DurablyError, InvalidInputError, Storag
 from ..jobs.checks import check_scope
 from ..store.records import RunFilter, RunRow
 from ..store.snapshots import run_from_row
-from ..wire.runs import TriggerRequest
+from ..wire.requests import TriggerRequest
 from .messages import Refusal, Request
 
 P = TypeVar("P")

@@ -35,22 +35,23 @@ from ..telemetry.prometheus import CONTENT_TYPE, expose
 from ..telemetry.tracebacks import hide_frames
 from ..values.codec import Unstorable
 from ..values.text import dump_json, load_json
-from ..wire.runs import (
-    VOCABULARIES,
-    ErrorPolicy,
-    JobInfo,
+from ..wire.published import DIALECTS, Dialect
+from ..wire.requests import (
     Triggered,
     TriggerRequest,
-    Vocabulary,
+    statuses_from_wire,
+    trigger_from_wire,
+    trigger_of,
+    triggered_to_wire,
+)
+from ..wire.runs import (
+    ErrorPolicy,
+    JobInfo,
     health_to_wire,
     job_to_wire,
     log_to_wire,
     run_to_wire,
-    statuses_from_wire,
     step_to_wire,
-    trigger_from_wire,
-    trigger_of,
-    triggered_to_wire,
 )
 from ..wire.strict_json import WireError, dump
 from .auth import Caller, Gate, Operation, check_auth, hear
@@ -119,8 +120,8 @@ class Handler:
         limits: Limits | None = None,
         on_request: OnRequest | None = None,
     ) -> None:
-        if compat not in VOCABULARIES:
-            known = ", ".join(repr(name) for name in VOCABULARIES if name)
+        if compat not in DIALECTS:
+            known = ", ".join(repr(name) for name in DIALECTS if name)
             raise ConfigurationError(f"compat must be one of {known}, or None; not {compat!r}")
         if auth is not None:
             check_auth(auth)
@@ -130,7 +131,7 @@ class Handler:
                     f"origin {origin!r} is not written as browsers do, as 'https://app.example.com'"
                 )
         self._engine = engine
-        self._vocabulary = VOCABULARIES[compat]
+        self._vocabulary = DIALECTS[compat]
         self._errors: ErrorPolicy = one_of("errors", errors, ("full", "message", "none"))
         self._on_request = on_request
         self._opened, self._semaphore = 0, asyncio.Semaphore(_AT_ONCE)
@@ -502,7 +503,7 @@ _REFUSALS: Mapping[type[Exception], tuple[int, str]] = {
 }
 
 
-def _refusal_of(error: Exception, vocabulary: Vocabulary) -> Refusal | None:
+def _refusal_of(error: Exception, dialect: Dialect) -> Refusal | None:
     """How an error of ours is told. What is wrong with the database is nobody's business outside."""
     if isinstance(error, Refusal):
         return error
@@ -524,7 +525,7 @@ def _refusal_of(error: Exception, vocabulary: Vocabulary) -> Refusal | None:
             if (path := getattr(error, "path", None)) is not None:
                 more["path"] = path
             if isinstance(error, RunConflictError):
-                more["status"] = vocabulary.statuses.get(error.status, error.status)
+                more["status"] = dialect.statuses.get(error.status, error.status)
                 error = RunConflictError(error.run_id, error.action, more["status"])
             return Refusal(status, code, str(error), more=more)
     return None

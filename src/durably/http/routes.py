@@ -9,11 +9,10 @@ from typing import Literal
 
 from ..jobs.checks import check_name
 from ..jobs.filter import CURSOR
-from ..wire.runs import JOB_NAME, LABEL, RUN_ID
+from ..wire.requests import JOB_NAME, LABEL, MAX_TEXT, RUN_ID
 from .messages import Refusal, Request
 
 MAX_NUMBER = 2**53 - 1
-MAX_TEXT = 255
 MAX_LIMIT = 200
 
 Answer = Literal[

@@ -18,7 +18,9 @@ from ..runtime import Seconds, seconds
 from ..state import Status
 from ..store.records import JournalRow, Page, RunFilter, RunRow
 from ..store.snapshots import event_from_row, run_from_row
-from ..wire.runs import ErrorPolicy, Vocabulary, event_to_list, event_to_wire
+from ..wire.events import event_to_list, event_to_wire
+from ..wire.published import Dialect
+from ..wire.runs import ErrorPolicy
 from .messages import Refusal, Response
 from .sse import LONG_RETRY, MAX_BYTES, Frame, FrameCache, Stream, frame, retry_hint
 
@@ -63,17 +65,17 @@ class Streams:
     """The streams that are open in this process."""
 
     def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, errors: ErrorPolicy, limits: Limits
+        self, engine: Engine, dialect: Dialect, errors: ErrorPolicy, limits: Limits
     ) -> None:
         self._engine = engine
-        self._vocabulary = vocabulary
+        self._vocabulary = dialect
         self._errors: ErrorPolicy = errors
         self._limits = limits
         self._open: dict[Stream, Hashable] = {}
         self._is_closing: Callable[[], bool] = lambda: False
         self._of_run = FrameCache(self._run_frame)
         self._of_list = FrameCache(self._list_frame)
-        self._resync = frame({"type": vocabulary.resync})
+        self._resync = frame({"type": dialect.resync})
 
     def __len__(self) -> int:
         return len(self._open)

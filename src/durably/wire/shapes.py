@@ -1,6 +1,6 @@
-"""What goes over the wire, as types whose JSON Schemas OpenAPI shows. Tests hold ``wire`` to them.
+"""The shapes of the wire, as types whose JSON Schemas OpenAPI shows. Tests check ``wire`` against them.
 
-A field that is ``NotRequired`` may be left out; the names of the wire are made of theirs.
+A field that is ``NotRequired`` may be left out; the names of the wire are the camel case of theirs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 from typing_extensions import TypeAliasType, TypedDict
 
 from ..events import EVENT_TYPES
-from ..http.routes import MAX_TEXT
 from ..jobs.checks import MAX_LABELS
 from ..state import Status
-from .runs import Vocabulary
+from .published import Dialect
+from .requests import MAX_TEXT
 
 Schema = dict[str, Any]
 
@@ -294,25 +294,25 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def schemas(vocabulary: Vocabulary) -> dict[str, Schema]:
-    """The schemas of all shapes by name, as a vocabulary says them."""
+def schemas(dialect: Dialect) -> dict[str, Schema]:
+    """Build the schemas of all shapes in a dialect, by name."""
     plain = (Refusal, LogEntry, Job, Health, Done, Retriggered, TriggerRequest, Triggered)
     shapes: dict[str, Any] = {shape.__name__: shape for shape in plain}
-    run, step = (PublishedRun, PublishedStep) if vocabulary.exact else (Run, Step)
+    run, step = (PublishedRun, PublishedStep) if dialect.exact else (Run, Step)
     found, built = _build({**shapes, "Run": run, "Step": step}), _build(_EVENTS)
     found["Run"]["properties"]["status"] = {
-        "enum": [*dict.fromkeys(vocabulary.statuses.get(status, status) for status in Status)]
+        "enum": [*dict.fromkeys(dialect.statuses.get(status, status) for status in Status)]
     }
     found["Triggered"]["properties"]["run"] = {"$ref": REFERENCE + "Run"}
-    if not vocabulary.exact:
+    if not dialect.exact:
         found["TriggerRequest"]["additionalProperties"] = False
-    said = [*dict.fromkeys(vocabulary.events.get(type, type) for type in EVENT_TYPES)]
+    types = [*dict.fromkeys(dialect.events.get(type, type) for type in EVENT_TYPES)]
     reduced = _build(_REDUCED)
-    listed = {type: reduced.get(type, built["run:wait"]) for type in said}
-    listed[vocabulary.resync] = {"type": "object", "properties": {}, "required": []}
+    listed = {type: reduced.get(type, built["run:wait"]) for type in types}
+    listed[dialect.resync] = {"type": "object", "properties": {}, "required": []}
     return {
         **found,
-        **_union("Event", {type: built[type] for type in said}),
+        **_union("Event", {type: built[type] for type in types}),
         **_union("ListEvent", listed),
     }
 

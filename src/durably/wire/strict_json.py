@@ -1,4 +1,4 @@
-"""JSON as browsers and strangers write and read it: bytes to values and back, strictly."""
+"""JSON that browsers and untrusted clients read and write: bytes to values and back, strictly."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MAX_SAFE = 2**53 - 1  # the largest integer that a JavaScript number holds exact
 MAX_DEPTH = 100
 MAX_KEYS = 10_000
 
-# Not \d{16}: five times as slow, and this is asked of every frame.
+# Not \d{16}: five times as slow, and every frame is searched.
 _UNSAFE_DIGITS = re.compile("[0-9][0-9]{15}")
 
 
 class WireError(ValueError):
-    """What came over the wire makes no sense; ``code`` is the stable word for it."""
+    """Invalid data came over the wire; ``code`` is a stable identifier of what is wrong."""
 
     def __init__(
         self, message: str, code: str = "invalid_request", path: str | None = None
@@ -28,7 +28,7 @@ class WireError(ValueError):
 
 
 def dump(value: Any) -> bytes:
-    """JSON for the wire: compact, ASCII, on one line, no number that JavaScript would change."""
+    """Encode JSON for the wire: compact, ASCII, on one line, no number that JavaScript would change."""
     text = dump_json(value)
     if _UNSAFE_DIGITS.search(text):
         text = dump_json(_safe(value))
@@ -46,10 +46,10 @@ def _safe(value: Any) -> Any:
 
 
 def load(body: bytes) -> Any:
-    """JSON from the wire, UTF-8, at most 100 levels and 10,000 keys; else ``WireError``.
+    """Parse JSON from the wire: UTF-8, at most 100 levels and 10,000 keys.
 
-    Refused is also what Python's reader would change or drop: NaN, numbers beyond a float, a key that is
-    there twice.
+    Raises ``WireError``, also for what Python's parser would change or drop: NaN, numbers beyond a
+    float, duplicate keys.
     """
     try:
         value = json.loads(
@@ -67,7 +67,7 @@ def load(body: bytes) -> Any:
 
 
 def _malformed(reason: str) -> WireError:
-    return WireError(f"the body is not JSON: {reason}", "malformed_json")
+    return WireError(f"invalid JSON in the body: {reason}", "malformed_json")
 
 
 def _reason(error: ValueError | RecursionError) -> str:
@@ -75,15 +75,15 @@ def _reason(error: ValueError | RecursionError) -> str:
         case json.JSONDecodeError():
             return str(error)
         case UnicodeDecodeError():
-            return "it is not UTF-8"
+            return "not UTF-8"
         case RecursionError():
-            return "it is nested too deeply"
+            return "nested too deeply"
         case _:
-            return "a number in it has too many digits"
+            return "a number has too many digits"
 
 
 def _refuse_constant(name: str) -> Any:
-    raise _malformed(f"there is no {name} in JSON")
+    raise _malformed(f"{name} is not valid JSON")
 
 
 def _finite(text: str) -> float:
@@ -95,7 +95,7 @@ def _finite(text: str) -> float:
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _malformed("an object in it has a key twice")
+        raise _malformed("duplicate key in an object")
     return members
 
 

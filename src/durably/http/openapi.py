@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from ...jobs.checks import MAX_LABELS
-from ...wire.runs import CURRENT, JOB_NAME, LABEL, RUN_ID, JobInfo, Vocabulary
-from ...wire.shapes import LABEL_NAME, NAME, REFERENCE, Schema, schemas
-from ..routes import MAX_NUMBER, MAX_TEXT, ROUTES, Answer, Parameter, Route
+from ..jobs.checks import MAX_LABELS
+from ..wire.published import CURRENT, Dialect
+from ..wire.requests import JOB_NAME, LABEL, MAX_TEXT, RUN_ID
+from ..wire.runs import JobInfo
+from ..wire.shapes import LABEL_NAME, NAME, REFERENCE, Schema, schemas
+from .routes import MAX_NUMBER, ROUTES, Answer, Parameter, Route
 
 _ABOUT = """\
 Runs of durable jobs: trigger them, list them, watch them.
@@ -78,9 +80,9 @@ _SECURITY: Schema = {
 }
 
 
-def describe(jobs: Sequence[JobInfo] = (), vocabulary: Vocabulary = CURRENT) -> Schema:
+def describe(jobs: Sequence[JobInfo] = (), dialect: Dialect = CURRENT) -> Schema:
     """The whole document. With ``jobs``, ``/trigger`` is described for each of them."""
-    found = schemas(vocabulary)
+    found = schemas(dialect)
     if jobs:
         found |= _triggers(jobs, found["TriggerRequest"])
     paths: dict[str, Schema] = {}
