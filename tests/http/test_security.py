@@ -224,8 +224,10 @@ async def test_s09_errors_tell_nothing_of_the_inside(durably, jobs, asker, monke
     async def fails(*_: Any) -> Any:
         raise OSError("/srv/app/jobs.db: sqlite3.OperationalError in select * from durably_runs")
 
-    for name in ("row", "rows", "enqueue", "count_steps", "count_runs", "health", "state"):
-        monkeypatch.setattr(durably, name, fails)
+    engine = durably._engine
+    for name in ("get_row", "get_rows", "enqueue", "count_steps", "count_runs", "get_state"):
+        monkeypatch.setattr(engine.runs, name, fails)
+    monkeypatch.setattr(engine, "health", fails)
     seen = set()
     for route in ROUTES:
         query = [(p.name, "x") for p in route.parameters if p.required]
