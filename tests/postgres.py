@@ -279,8 +279,53 @@ async def execute(url: str, statement: str) -> None:
         await connection.close()
 
 
+_empty: list[str] = []
+"""Databases of the shared server that a test has left and that were emptied: making one takes 0.1 s."""
+
+_EMPTY = """
+do $$ declare it record; begin
+    perform pg_terminate_backend(pid) from pg_stat_activity
+        where datname = current_database() and pid <> pg_backend_pid();
+    for it in select c.oid::regclass as name from pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+    loop execute format('drop table if exists %s cascade', it.name); end loop;
+end $$
+"""
+_IS_EMPTY = """
+select not exists (select from pg_class where relnamespace = 'public'::regnamespace)
+    and not exists (select from pg_proc where pronamespace = 'public'::regnamespace)
+    and not exists (select from pg_type where typnamespace = 'public'::regnamespace)
+    and not exists (select from pg_namespace
+        where nspname not in ('public', 'information_schema') and nspname not like 'pg\_%')
+    and not exists (select from pg_db_role_setting
+        where setdatabase = (select oid from pg_database where datname = current_database()))
+    and not exists (select from pg_extension where extname <> 'plpgsql')
+    and not exists (select from pg_publication) and not exists (select from pg_replication_slots)
+    and (select datconnlimit = -1 and datacl is null from pg_database where datname = current_database())
+    and (select nspacl::text = '{pg_database_owner=UC/pg_database_owner,=U/pg_database_owner}'
+        from pg_namespace where nspname = 'public')
+"""
+
+
+async def _make_empty(url: str) -> bool:
+    """Take away what a test left; False where that is more than tables."""
+    try:
+        connection = await asyncpg.connect(url, timeout=5)
+    except (OSError, asyncpg.PostgresError):
+        return False
+    try:
+        await connection.execute(_EMPTY)
+        return await connection.fetchval(_IS_EMPTY)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+    finally:
+        await connection.close()
+
+
 async def create_database(server: str | None = None) -> str:
-    """A new, empty database on a server (by default the shared one); its URL."""
+    """An empty database on a server (by default the shared one); its URL."""
+    if server is None and _empty:
+        return _empty.pop()
     url, name = server or server_url(), f"durably_test_{uuid.uuid4().hex[:16]}"
     await execute(url, f"create database {name}")
     parts = urlsplit(url)
@@ -288,6 +333,9 @@ async def create_database(server: str | None = None) -> str:
 
 
 async def drop_database(url: str, server: str | None = None) -> None:
+    if server is None and await _make_empty(url):
+        _empty.append(url)
+        return
     name = urlsplit(url).path.removeprefix("/")
     await execute(server or server_url(), f"drop database if exists {name} with (force)")
 
