@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from durably.store import claiming, transactions
+from durably.store import claiming, journal, transactions
 from durably.store.records import DecidedSteps
 from durably.store.sqlite.writer import Result, Writer
 from durably.worker.attempt import Attempt
@@ -127,7 +127,7 @@ def test_failing_runs_for_storage_trouble_is_caught(monkeypatch):
 
 
 def test_forgetting_that_a_commit_may_have_happened_is_caught(monkeypatch):
-    for module, name in ((transactions, "record"), (transactions, "settle"), (claiming, "claim")):
+    for module, name in ((journal, "record"), (transactions, "settle"), (claiming, "claim")):
         original = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda *args, replay=False, original=original: original(*args)
