@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from durably.runtime import Runtime
+from durably.store import journal
 from durably.store.base import Lease, Store
 from durably.store.records import DecidedSteps
 from durably.store.sqlite.store import SQLiteStore
@@ -161,12 +162,12 @@ def _replays_blindly(store: Store) -> None:
             return []
 
         flush._already_done = already_done
-    real = store.sql.record
+    real = journal.record
 
     def record(lease: Lease, entry: Any, *, replay: bool = False) -> Any:
         return real(lease, entry)
 
-    store.sql.record = record  # type: ignore[assignment]
+    journal.record = record  # type: ignore[assignment]
 
 
 def _commits_late(store: Store) -> None:

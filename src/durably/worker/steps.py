@@ -200,7 +200,7 @@ class Steps:
             failed = StepFailedError(text)
             failed.__cause__ = error
             error = failed
-        if await self._is_caused_by_stop(error):
+        if await self._attribute_to_stop(error):
             self._body.stop(HandedBack("this worker is stopping"))
             assert self.interrupt is not None
             return self.interrupt
@@ -219,9 +219,12 @@ class Steps:
         self._ledger.add_failure(step.name, error)
         self._reporter.publish(events.StepFail, now, seq, **details, error=info)
 
-    async def _is_caused_by_stop(self, error: Exception) -> bool:
-        """Whether a step failed while this worker stops: the signal that stops it may have ended what
-        the step was waiting for, so the run goes back, to be resumed elsewhere."""
+    async def _attribute_to_stop(self, error: Exception) -> bool:
+        """Return whether a step failed while this worker stops, and log it.
+
+        The signal that stops the worker may have ended what the step was waiting for, so the run goes
+        back, to be resumed elsewhere.
+        """
         if isinstance(error, CalledProcessError) and _is_stop_signal(error.returncode):
             await self._context.runtime.sleep(_SIGNAL_DELAY)
         if self._context.stopping:

@@ -8,7 +8,7 @@ decides whether lapsed leases of other workers count, and ``maintenance`` does t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from ..errors import (
     StorageError,
 )
 from ..jobs.job import Job
-from ..store.records import Claimed
+from ..store.records import Claimed, Claims
 from ..telemetry.logs import announce, count, logger
 from .context import WorkerContext
 from .execution import Execution
@@ -149,19 +149,8 @@ class Worker:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=min(limit, _QUIET))
         if self._tasks and limit > _QUIET:
-            self._announce(limit, what_for)
+            _announce(list(self._executions.values()), limit, what_for)
             await asyncio.wait(self._tasks, timeout=limit - _QUIET)
-
-    def _announce(self, limit: float, what_for: str) -> None:
-        executions = list(self._executions.values())
-        if not executions:
-            return
-        runs = count(len(executions), "run")
-        announce(logger.logger, "waiting up to %g s for %s %s", limit, runs, what_for)
-        for execution in executions[:_MAX_NAMED]:
-            execution.announce()
-        if (more := len(executions) - _MAX_NAMED) > 0:
-            announce(logger.logger, "and %s more", count(more, "run"))
 
     async def _end_claiming(self) -> None:
         """Wait for what is being claimed. Cancelling this ends the grace period, too."""
@@ -224,20 +213,9 @@ class Worker:
             # The loop may have been blocked beyond the next heartbeat: renewed before the claim, our own
             # runs do not look lapsed to us.
             self._leases.renew()
-        lease = round(self._options.stale_threshold * 1000)
         self._claiming = True
         requested_at = self._runtime.monotonic()
-        claiming = asyncio.ensure_future(
-            self._store.claim(
-                list(self._jobs),
-                self._options.name,
-                self._runtime.now(),
-                lease,
-                free,
-                takeover=self._takeover.decide(),
-                suspects=not any(e.is_suspect for e in self._executions.values()),
-            )
-        )
+        claiming = asyncio.ensure_future(self._request_claim(free))
         try:
             claims = await asyncio.shield(claiming)
             self._start_all(claims.taken)
@@ -253,6 +231,17 @@ class Worker:
         if claims.late or took > self._options.heartbeat_interval:
             self._takeover.note_late_claim()
         return self._backlog and self._busy < self._options.max_concurrent_runs
+
+    def _request_claim(self, limit: int) -> Awaitable[Claims]:
+        return self._store.claim(
+            list(self._jobs),
+            self._options.name,
+            self._runtime.now(),
+            round(self._options.stale_threshold * 1000),
+            limit,
+            takeover=self._takeover.decide(),
+            suspects=not any(e.is_suspect for e in self._executions.values()),
+        )
 
     async def _sleep(self) -> None:
         """Wait until the worker is woken, or the next poll finds something due."""
@@ -343,6 +332,17 @@ class Worker:
         self._leases.stop()
         for execution in list(self._executions.values()):
             execution.stop(LeaseLost(str(error)))
+
+
+def _announce(executions: list[Execution[Any, Any]], limit: float, what_for: str) -> None:
+    if not executions:
+        return
+    runs = count(len(executions), "run")
+    announce(logger.logger, "waiting up to %g s for %s %s", limit, runs, what_for)
+    for execution in executions[:_MAX_NAMED]:
+        execution.announce()
+    if (more := len(executions) - _MAX_NAMED) > 0:
+        announce(logger.logger, "and %s more", count(more, "run"))
 
 
 def _raise(error: BaseException) -> None:
