@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 
@@ -13,6 +14,7 @@ from durably.store.postgres.statements import DIALECT
 from durably.store.postgres.store import PostgresStore
 from durably.store.sqlite.store import SQLiteStore
 from tests import parallel, postgres
+from tests.tier import LEFT_TO_CI, TIER
 
 # A busy machine is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -34,6 +36,10 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         parallel.sort(items)
+    for item in items if TIER == "quick" else []:
+        for pattern, reason in LEFT_TO_CI.items():
+            if re.search(pattern, item.nodeid):
+                item.add_marker(pytest.mark.skip(reason=f"{reason}: the ci tier's"))
 
 
 @pytest.hookimpl(optionalhook=True)

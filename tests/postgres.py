@@ -291,7 +291,7 @@ do $$ declare it record; begin
     loop execute format('drop table if exists %s cascade', it.name); end loop;
 end $$
 """
-_IS_EMPTY = """
+_IS_EMPTY = r"""
 select not exists (select from pg_class where relnamespace = 'public'::regnamespace)
     and not exists (select from pg_proc where pronamespace = 'public'::regnamespace)
     and not exists (select from pg_type where typnamespace = 'public'::regnamespace)
