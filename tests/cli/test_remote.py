@@ -199,7 +199,9 @@ class OnlyAnn(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = self.headers["authorization"] == "Bearer ann"
-        body = b"[]" if known else b'{"error": "say who you are", "code": "unauthenticated"}'
+        body = (
+            b"[]" if known else b'{"error": "authentication required", "code": "unauthenticated"}'
+        )
         self.send_response(200 if known else 401)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))

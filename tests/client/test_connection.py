@@ -109,8 +109,8 @@ async def test_too_many_requests_were_not_done() -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "says"),
     [
-        (answer("401 No", '{"error": "say who you are", "code": "unauthenticated"}'),
-         RequestRefusedError, "say who you are; pass headers= or auth="),
+        (answer("401 No", '{"error": "authentication required", "code": "unauthenticated"}'),
+         RequestRefusedError, "authentication required; pass headers= or auth="),
         (answer("403 No", '{"error": "not allowed", "code": "not_allowed"}'),
          RequestRefusedError, "was refused (403): not allowed"),
         (answer("409 No", '{"error": "this key is taken", "code": "conflict"}'),

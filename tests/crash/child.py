@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import durably.store.sqlite.store.store
-
+import durably.store.sqlite.store
 from durably import Durably, with_log_persistence
 from durably.runtime import Runtime
 from durably.store.url import DatabaseOptions, store_of

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .handler import Handler
 from .messages import Refusal, Request, Response, parse_query
-from .shutdown import ServerWatch, abort, below
+from .shutdown import ServerWatch, abort, strip_prefix
 
 if TYPE_CHECKING:
-    from ..durably import Durably
+    from .engine import Engine
 
 logger = logging.getLogger("durably")
 
@@ -31,8 +31,8 @@ _UNREAD = 67_108_864  # bytes of large answers that may wait for their clients
 class AsgiApp:
     """``app(scope, receive, send)``. Make it with ``durably.asgi(...)``."""
 
-    def __init__(self, durably: Durably, handler: Handler, base_path: str) -> None:
-        self._durably = durably
+    def __init__(self, engine: Engine, handler: Handler, base_path: str) -> None:
+        self._engine = engine
         self.handler = handler
         """The handler behind it."""
         self._base = base_path
@@ -71,12 +71,12 @@ class AsgiApp:
 
     async def _open(self) -> Response | None:
         """Open the instance where nobody else does: no lifespan, and not the application either."""
-        durably = self._durably
-        if durably.is_open or self._has_lifespan or (durably.opened and self._keeping is None):
+        engine = self._engine
+        if engine.is_open or self._has_lifespan or (engine.opened and self._keeping is None):
             return None
         if self._opening is None or self._opening.done():
             # In a context of its own: what it starts outlives the request.
-            self._opening = asyncio.create_task(durably.init(), context=Context())
+            self._opening = asyncio.create_task(engine.init(), context=Context())
         try:
             await asyncio.shield(self._opening)
         except Exception:
@@ -94,7 +94,7 @@ class AsgiApp:
         try:
             await asyncio.Event().wait()
         finally:
-            await self._durably.stop(0)
+            await self._engine.stop(0)
 
     async def _stream(
         self, body: bytes | AsyncIterator[bytes], receive: Receive, send: Send
@@ -147,7 +147,7 @@ class AsgiApp:
         client = scope.get("client")
         return Request(
             method=scope["method"],
-            path=below(scope["path"], scope.get("root_path", ""), self._base),
+            path=strip_prefix(scope["path"], scope.get("root_path", ""), self._base),
             query=parse_query(scope.get("query_string", b"").decode("latin-1")),
             headers=_headers(scope["headers"]),
             body=_body(receive),
@@ -158,7 +158,7 @@ class AsgiApp:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         self._has_lifespan = True
-        lifespan = self._durably.lifespan()
+        lifespan = self._engine.lifespan()
         try:
             await lifespan.__aenter__()
         except Exception as error:

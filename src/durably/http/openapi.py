@@ -11,7 +11,8 @@ from ..wire.published import CURRENT, Dialect
 from ..wire.requests import JOB_NAME, LABEL, MAX_TEXT, RUN_ID
 from ..wire.runs import JobInfo
 from ..wire.shapes import LABEL_NAME, NAME, REFERENCE, Schema, schemas
-from .routes import MAX_NUMBER, ROUTES, Answer, Parameter, Route
+from .query import MAX_NUMBER, Parameter
+from .routes import ROUTES, Answer, Route
 
 _ABOUT = """\
 Runs of durable jobs: trigger them, list them, watch them.
@@ -192,9 +193,9 @@ def _query(route: Route) -> list[Schema]:
 def _parameter(parameter: Parameter) -> Schema:
     schema: Schema = {**_NAME}
     if parameter.kind == "number":
-        schema = {"type": "integer", "minimum": parameter.least, "maximum": parameter.most}
-    if parameter.words:
-        schema = {"enum": [*parameter.words]}
+        schema = {"type": "integer", "minimum": parameter.minimum, "maximum": parameter.maximum}
+    if parameter.choices:
+        schema = {"enum": [*parameter.choices]}
     if parameter.pattern:
         schema = {"type": "string", "pattern": f"^{parameter.pattern}$"}
     if parameter.default is not None:

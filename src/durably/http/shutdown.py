@@ -13,7 +13,7 @@ _LOOK = 0.25  # seconds between two looks at whether the server is stopping
 _LAST = 1.0  # seconds that clients of a server that stops have to read what waits for them
 
 
-def below(path: str, root: str, base: str) -> str:
+def strip_prefix(path: str, root: str, base: str) -> str:
     """The path below what mounts us: with it or already without, with a trailing slash or without.
 
     ``root`` is what the server says we are mounted at, ``base`` where we expect to be.

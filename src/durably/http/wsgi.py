@@ -15,13 +15,14 @@ from ..errors import ClosedError
 from ..lifespan import is_reloaded
 from ..runtime import seconds
 from ..sync import SyncDurably
-from .handler import ENVELOPE, Handler
+from .handler import Handler
 from .messages import Refusal, Request, Response, parse_query
-from .shutdown import ServerWatch, below
+from .operations import ENVELOPE
+from .shutdown import ServerWatch, strip_prefix
 from .streams import Limits
 
 if TYPE_CHECKING:
-    from ..durably import Durably
+    from .engine import Engine
 
 logger = logging.getLogger("durably")
 
@@ -50,9 +51,9 @@ class WsgiApp:
     interpreter leaves. A stream holds one of the server's threads for as long as it is open.
     """
 
-    def __init__(self, durably: Durably, handler: Handler, base_path: str) -> None:
-        self._sync = durably.sync()
-        self._limit = durably.max_input_bytes + ENVELOPE
+    def __init__(self, engine: Engine, handler: Handler, base_path: str) -> None:
+        self._sync = engine.sync()
+        self._limit = engine.max_input_bytes + ENVELOPE
         self.handler = handler
         """The handler behind it."""
         self._base = base_path
@@ -105,7 +106,7 @@ class WsgiApp:
                 headers[name.replace("_", "-").lower()] = environ[name]
         return Request(
             method=environ["REQUEST_METHOD"],
-            path=below(path, root, self._base),
+            path=strip_prefix(path, root, self._base),
             query=parse_query(environ.get("QUERY_STRING", "")),
             headers=headers,
             body=body,
