@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from durably.http import messages, routes, sse
+from durably.http.query import MAX_NUMBER
 from durably.http.streams import Limits
 from durably.jobs.checks import MAX_LABELS
 from durably.telemetry import prometheus
@@ -62,7 +63,7 @@ def test_a_route(row: list[str], route: routes.Route) -> None:
         name = f"`{parameter.name}`"
         assert (f"**{name}**" in query) == parameter.required, name
         assert (f"{name} …" in query) == parameter.repeats, name
-        if parameter.default is not None and parameter.maximum < query.MAX_NUMBER:
+        if parameter.default is not None and parameter.maximum < MAX_NUMBER:
             limits = f"({parameter.default}, {parameter.minimum} to {parameter.maximum})"
             assert f"{name} {limits}" in query
         elif parameter.default is not None:

@@ -162,7 +162,7 @@ class Streams:
             ping=seconds(self._limits.ping) or float("inf"),
             check=check,
             check_every=seconds(self._limits.check_every),
-            left=self._remove,
+            on_close=self._remove,
             settles=settles,
         )
         self._open[stream] = _identity(principal)
