@@ -171,7 +171,7 @@ def test_where_the_server_is_named(
         ("--header a:b doctor", "this command asks no server"),
         ("runs purge --older-than 1d --url http://a", "unrecognized arguments: --url"),
         ("jobs", "pass MODULE:DURABLY, or --url"),
-        ("runs list --url a.b", "is no URL of a server"),
+        ("runs list --url a.b", "server URL must be like"),
         ("runs list --url http://a --header odd", "'odd' is no header; write 'NAME: VALUE'"),
     ],
 )
@@ -199,7 +199,9 @@ class OnlyAnn(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         known = self.headers["authorization"] == "Bearer ann"
-        body = b"[]" if known else b'{"error": "say who you are", "code": "unauthenticated"}'
+        body = (
+            b"[]" if known else b'{"error": "authentication required", "code": "unauthenticated"}'
+        )
         self.send_response(200 if known else 401)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))

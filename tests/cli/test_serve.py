@@ -193,7 +193,7 @@ def test_with_auth_it_may_be_reached_from_elsewhere(place: Place) -> None:
     environment = {"DURABLY_URL": f"http://127.0.0.1:{api.port}/api/durably"}
     refused = place.durably("runs", "list", **environment)
     assert (refused.code, refused.err.count("\n")) == (1, 1)
-    assert "refused (401): say who you are" in refused.err
+    assert "refused (401): authentication required" in refused.err
     listed = place.durably("jobs", "--json", **environment, DURABLY_TOKEN="token-a")
     assert [job["name"] for job in listed.json] == ["nothing", "work"]
     words = ["--header", "Authorization: Bearer token-b"]

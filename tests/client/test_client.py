@@ -366,7 +366,7 @@ async def test_closing_ends_who_waits(shared: Server) -> None:
 
 async def test_what_the_server_refuses_otherwise(shared: Server) -> None:
     async with DurablyClient(shared.url, headers={"host": "evil.example"}) as client:
-        with pytest.raises(RequestRefusedError, match="from its own machine") as refused:
+        with pytest.raises(RequestRefusedError, match="from this machine") as refused:
             await client.get_jobs()
     assert (refused.value.status, refused.value.code) == (403, "not_local")
     assert refused.value.url == f"{shared.url}/jobs"

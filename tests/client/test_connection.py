@@ -18,7 +18,7 @@ from durably.client import (
     ServerError,
     ServerUnavailableError,
 )
-from durably.client.connection import LONGEST_PAUSE, LONGEST_WISH, Backoff
+from durably.client.connection import LONGEST_PAUSE, LONGEST_RETRY_AFTER, Backoff
 from durably.errors import ConfigurationError, DurablyError, RunCancelledError, WaitTimeoutError
 from durably.runtime import Runtime
 from durably.wire.runs import run_from_wire
@@ -53,7 +53,7 @@ async def test_pauses_double_are_random_and_end_somewhere() -> None:
     for _ in range(200):
         backoff = Backoff(runtime)
         for _ in range(12):
-            await backoff.pause()
+            await backoff.wait()
     by_try = [runtime.slept[n::12] for n in range(12)]
     for n, slept in enumerate(by_try):
         bound = min(LONGEST_PAUSE, 0.5 * 2**n)
@@ -64,18 +64,18 @@ async def test_pauses_double_are_random_and_end_somewhere() -> None:
 async def test_a_server_may_wish_for_a_pause() -> None:
     runtime = NoTime()
     backoff = Backoff(runtime)
-    await backoff.pause(wish=5.0)
-    await backoff.pause(wish=1e9)
+    await backoff.wait(retry_after=5.0)
+    await backoff.wait(retry_after=1e9)
     assert 5.0 <= runtime.slept[0] <= 5.5
-    assert LONGEST_WISH <= runtime.slept[1] <= LONGEST_WISH + 1
-    backoff.heed(0)
+    assert LONGEST_RETRY_AFTER <= runtime.slept[1] <= LONGEST_RETRY_AFTER + 1
+    backoff.set_retry(0)
     for _ in range(100):
         backoff.failures = 0
-        await backoff.pause()
+        await backoff.wait()
     assert max(runtime.slept[-100:]) > 0.05, "nobody hammers, whatever the server says"
     backoff = Backoff(runtime)
-    backoff.heed(86_400_000)  # "no more to come"
-    await backoff.pause()
+    backoff.set_retry(86_400_000)  # "no more to come"
+    await backoff.wait()
     assert runtime.slept[-1] <= 0.5
 
 
@@ -101,7 +101,7 @@ async def test_too_many_requests_were_not_done() -> None:
     done = answer("200 OK", '{"runId": "r", "disposition": "created"}')
     gone = answer("404 Not Found", '{"error": "no such run", "code": "run_not_found"}')
     async with against(busy, done, gone, retries=1) as (client, canned):
-        with pytest.raises(RequestRefusedError, match=r"run r .* but you may not read it"):
+        with pytest.raises(RequestRefusedError, match=r"run r .* but reading it is not allowed"):
             await client.trigger("work")
         assert [request.split()[0] for request in canned.requests] == [b"POST", b"POST", b"GET"]
 
@@ -109,8 +109,8 @@ async def test_too_many_requests_were_not_done() -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "says"),
     [
-        (answer("401 No", '{"error": "say who you are", "code": "unauthenticated"}'),
-         RequestRefusedError, "say who you are; pass headers= or auth="),
+        (answer("401 No", '{"error": "authentication required", "code": "unauthenticated"}'),
+         RequestRefusedError, "authentication required; pass headers= or auth="),
         (answer("403 No", '{"error": "not allowed", "code": "not_allowed"}'),
          RequestRefusedError, "was refused (403): not allowed"),
         (answer("409 No", '{"error": "this key is taken", "code": "conflict"}'),
@@ -118,14 +118,14 @@ async def test_too_many_requests_were_not_done() -> None:
         (answer("404 Not Found", "<html>", kind="text/html"),
          RequestRefusedError, "was refused (404): Not Found; the URL must be that of the API"),
         (answer("308 Moved", "", "location: /elsewhere"),
-         RequestRefusedError, "pass the URL that it leads to"),
+         RequestRefusedError, "pass the URL that it redirects to"),
         (answer("500 Oh", '{"error": "something went wrong", "code": "internal"}'),
          ServerError, "the server failed (500 something went wrong)"),
         (answer("200 OK", "<html>", kind="text/html"),
-         ServerError, "was answered with text/html, as no Durably server does; the URL must be"),
-        (answer("200 OK", '{"some": "thing"}'), ServerError, "as no Durably server does"),
-        (answer("200 OK", "[7]"), ServerError, "as no Durably server does"),
-        (answer("200 OK", "[" * 100_000), ServerError, "as no Durably server does"),
+         ServerError, "was answered with text/html; the URL must be"),
+        (answer("200 OK", '{"some": "thing"}'), ServerError, "not a Durably server"),
+        (answer("200 OK", "[7]"), ServerError, "not a Durably server"),
+        (answer("200 OK", "[" * 100_000), ServerError, "not a Durably server"),
         (answer("400 No", '["odd"]'), RequestRefusedError, "was refused (400): No"),
         (answer("400 No", json.dumps({"error": "x" * 10_000})), RequestRefusedError, "xxx"),
         (answer("400 No", '{"error": "bad limit", "code": "invalid_request"}'),
@@ -145,8 +145,14 @@ async def test_what_a_server_may_say(reply: bytes, error: type[DurablyError], sa
 async def test_a_stream_that_is_none() -> None:
     for reply, says in (
         (JOBS, "was answered with application/json"),
-        (answer("200 OK", "data: 7\n\n", kind="text/event-stream"), "not as this version"),
-        (answer("200 OK", "data: {\n\n", kind="text/event-stream"), "not as this version"),
+        (
+            answer("200 OK", "data: 7\n\n", kind="text/event-stream"),
+            "this version of Durably cannot decode",
+        ),
+        (
+            answer("200 OK", "data: {\n\n", kind="text/event-stream"),
+            "this version of Durably cannot decode",
+        ),
         (answer("200 OK", 'data: {"type": "run:start"}\n\n', kind="text/event-stream"), "not as"),
     ):
         async with against(reply) as (client, _):
@@ -337,20 +343,20 @@ async def test_secrets_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"url": "127.0.0.1:8000"}, "is no URL of a server"),
-        ({"url": "ftp://here"}, "is no URL of a server"),
-        ({"url": "http://"}, "is no URL of a server"),
-        ({"url": "http://me:hunter2@here:port"}, "the server's URL is none: Invalid port: 'port'"),
-        ({"url": 7}, "the server's URL is none"),
-        ({"url": "http://127.0.0.1:99999/x"}, "is no URL of a server"),
-        ({"url": "http://127.0.0.1:0/x"}, "is no URL of a server"),
-        ({"url": "http://bad host/"}, "is no URL of a server"),
-        ({"url": "http://a,b/"}, "is no URL of a server"),
+        ({"url": "127.0.0.1:8000"}, "server URL must be like"),
+        ({"url": "ftp://here"}, "server URL must be like"),
+        ({"url": "http://"}, "server URL must be like"),
+        ({"url": "http://me:hunter2@here:port"}, "invalid server URL: Invalid port: 'port'"),
+        ({"url": 7}, "invalid server URL"),
+        ({"url": "http://127.0.0.1:99999/x"}, "server URL must be like"),
+        ({"url": "http://127.0.0.1:0/x"}, "server URL must be like"),
+        ({"url": "http://bad host/"}, "server URL must be like"),
+        ({"url": "http://a,b/"}, "server URL must be like"),
         ({"url": "http://here/?a=b"}, "no query"),
         ({"timeout": 0}, "timeout must be more than 0"),
         ({"timeout": "soon"}, "timeout must be seconds"),
-        ({"headers": {"x": "\u2028"}}, "headers= holds what no header can"),
-        ({"headers": {"x": 7}}, "headers= holds what no header can, as 'x'"),
+        ({"headers": {"x": "\u2028"}}, "value of header 'x' in headers= must be a str"),
+        ({"headers": {"x": 7}}, "value of header 'x' in headers= must be a str"),
     ],
 )
 def test_options_that_cannot_work(options: Any, says: str) -> None:

@@ -225,7 +225,10 @@ async def test_a_cancel_and_a_delete_whose_answers_are_lost(shared: Server, app:
         with pytest.raises(Exception, match="no never"):
             await direct.wait(run)
         async with proxy.open() as url, DurablyClient(url) as client:
-            with pytest.raises(ServerUnavailableError, match=r"not known; get_run\(\)"):
+            with pytest.raises(
+                ServerUnavailableError,
+                match=r"unknown whether the server acted on it; check with get_run\(\)",
+            ):
                 await client.retry(run.id)
 
 

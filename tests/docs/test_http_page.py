@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from durably.http import messages, routes, sse
+from durably.http.query import MAX_NUMBER
 from durably.http.streams import Limits
 from durably.jobs.checks import MAX_LABELS
 from durably.telemetry import prometheus
@@ -62,8 +63,8 @@ def test_a_route(row: list[str], route: routes.Route) -> None:
         name = f"`{parameter.name}`"
         assert (f"**{name}**" in query) == parameter.required, name
         assert (f"{name} …" in query) == parameter.repeats, name
-        if parameter.default is not None and parameter.most < routes.MAX_NUMBER:
-            limits = f"({parameter.default}, {parameter.least} to {parameter.most})"
+        if parameter.default is not None and parameter.maximum < MAX_NUMBER:
+            limits = f"({parameter.default}, {parameter.minimum} to {parameter.maximum})"
             assert f"{name} {limits}" in query
         elif parameter.default is not None:
             assert f"{name} ({parameter.default})" in query
@@ -89,7 +90,7 @@ def test_the_statuses() -> None:
         if parameter.name == "status"
     )
     (line,) = re.findall(r"^`status` is (.*?); `leased`", PAGE, re.MULTILINE)
-    assert names(line) == [word for word in status.words if word != "leased"]
+    assert names(line) == [word for word in status.choices if word != "leased"]
 
 
 def test_the_refusals() -> None:

@@ -14,8 +14,8 @@ import httpx2
 import pytest
 
 from durably import Durably, Step
-from durably.http import asgi, handler, streams
-from durably.http.handler import PAGE_BYTES
+from durably.http import asgi, operations, streams
+from durably.http.operations import PAGE_BYTES
 
 from .asking import Asker, ended
 from .serving import serve
@@ -119,13 +119,13 @@ async def test_what_is_large_is_encoded_in_a_thread_and_what_is_small_is_not(
     durably, asker, path, monkeypatch
 ):
     used: list[threading.Thread] = []
-    real = handler.respond
+    real = operations.respond
 
     def respond(*args: Any, **options: Any) -> Any:
         used.append(threading.current_thread())
         return real(*args, **options)
 
-    monkeypatch.setattr(handler, "respond", respond)
+    monkeypatch.setattr(operations, "respond", respond)
     large = {"/steps": "steps", "/logs": "lines"}.get(path, "large")
     for job, input in ((large, [MEGABYTE] if large == "large" else 2), ("large", ["small"])):
         run_id = await ended(durably, await asker.trigger(job, input))

@@ -4,7 +4,7 @@ import pytest
 
 from durably.http import Refusal, Request
 from durably.http.messages import parse_query
-from durably.http.shutdown import below
+from durably.http.shutdown import strip_prefix
 
 
 def test_a_query():
@@ -32,7 +32,7 @@ def test_a_query_that_is_too_long_is_refused():
 def test_a_parameter_that_may_be_given_once():
     request = Request("GET", "/run", [("a", "1"), ("b", "2"), ("b", "3")])
     assert (request.one("a"), request.one("c")) == ("1", None)
-    with pytest.raises(Refusal, match="b was given 2 times"):
+    with pytest.raises(Refusal, match="b must be given once, got 2 values"):
         request.one("b")
 
 
@@ -67,4 +67,4 @@ async def test_a_body_is_read_up_to_its_limit():
     ],
 )
 def test_the_path_below_what_mounts_it(path, root, base, expected):
-    assert below(path, root, base) == expected
+    assert strip_prefix(path, root, base) == expected

@@ -184,7 +184,7 @@ def test_s07_everything_has_a_size():
         "http/test_hostile::test_what_is_too_large_is_not_kept",
         "http/test_hostile::test_bytes_that_make_no_sense",
     )
-    limits = {p.most for route in ROUTES for p in route.parameters if p.name == "limit"}
+    limits = {p.maximum for route in ROUTES for p in route.parameters if p.name == "limit"}
     assert limits == {200, 1_000}  # of runs, and of log lines
 
 

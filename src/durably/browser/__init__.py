@@ -1,7 +1,7 @@
-"""Durably in a browser's worker: Pyodide runs the jobs, SQLite lies in the origin's private file system.
+"""Durably in a browser's worker: Pyodide runs the jobs, SQLite is in the origin's private file system.
 
-Nothing here imports JavaScript: the worker of ``durably-react/browser`` calls ``start`` and hands in
-what answers are told to. So it runs, and is tested, on any Python.
+Nothing here imports JavaScript: the worker of ``durably-react/browser`` calls ``start`` and passes
+the object that sends answers to the page. So it runs, and is tested, on any Python.
 """
 
 from .jobs import jobs_of

@@ -1,4 +1,4 @@
-"""The jobs of a page: whatever jobs its modules have at their top."""
+"""The jobs of a page: those at the top level of its modules."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..jobs.job import Job
 
 
 def jobs_of(module: str) -> list[Job[Any, Any]]:
-    """The jobs of a module: its ``Job``s, handles of jobs, and those of each ``Durably`` in it.
+    """Return the jobs of a module: its ``Job``s, handles of jobs, and those of each ``Durably`` in it.
 
-    So a file that serves on a server serves here, too: the instances in it only lend their jobs.
+    So a file that works on a server works here, too; of the instances in it only the jobs are used.
     Raises ``ConfigurationError`` for a module without any.
     """
     found: dict[str, Job[Any, Any]] = {}

@@ -18,11 +18,11 @@ from ..http.messages import parse_query
 
 logger = logging.getLogger("durably")
 
-WINDOW = 64  # chunks of a stream that the page has not taken yet
+WINDOW = 64  # chunks of a stream that the page has not acknowledged yet
 
 
 class Page(Protocol):
-    """What answers are told to: the other end of the port."""
+    """Where answers are sent: the page at the other end of the port."""
 
     def head(self, id: int, status: int, headers: str, /) -> None:
         """``{id, status, headers}``; the headers as JSON."""
@@ -42,33 +42,33 @@ class Port:
 
     def __init__(self, handler: Handler, page: Page) -> None:
         self._handler, self._page = handler, page
-        self._asked: dict[int, tuple[asyncio.Task[None], asyncio.Semaphore]] = {}
+        self._active: dict[int, tuple[asyncio.Task[None], asyncio.Semaphore]] = {}
 
     def ask(self, id: int, method: str, path: str, headers: str, body: str) -> None:
         """``{id, method, path, headers, body}``; the headers as JSON, by lower-case name."""
-        room = asyncio.Semaphore(WINDOW)
-        task = asyncio.ensure_future(self._answer(id, method, path, headers, body, room))
-        self._asked[id] = task, room
-        task.add_done_callback(lambda _: self._asked.pop(id, None))
+        window = asyncio.Semaphore(WINDOW)
+        task = asyncio.ensure_future(self._answer(id, method, path, headers, body, window))
+        self._active[id] = task, window
+        task.add_done_callback(lambda _: self._active.pop(id, None))
 
     def more(self, id: int, chunks: int) -> None:
-        """``{id, more}``: the page has taken so many chunks."""
-        if id in self._asked:
+        """``{id, more}``: the page has taken this many chunks."""
+        if id in self._active:
             for _ in range(chunks):
-                self._asked[id][1].release()
+                self._active[id][1].release()
 
     def cancel(self, id: int) -> None:
-        """``{id, cancel}``: the page does not want the rest."""
-        if id in self._asked:
-            self._asked[id][0].cancel()
+        """``{id, cancel}``: the page does not need the rest."""
+        if id in self._active:
+            self._active[id][0].cancel()
 
     def close(self) -> None:
-        """The page is gone, and so are its streams."""
-        for id in list(self._asked):
+        """Cancel everything: the page is gone."""
+        for id in list(self._active):
             self.cancel(id)
 
     async def _answer(
-        self, id: int, method: str, path: str, headers: str, body: str, room: asyncio.Semaphore
+        self, id: int, method: str, path: str, headers: str, body: str, window: asyncio.Semaphore
     ) -> None:
         try:
             request = _request(method, path, json.loads(headers), body)
@@ -79,10 +79,10 @@ class Port:
         self._page.head(id, response.status, json.dumps(dict(response.headers)))
         try:
             async for text in _texts(response):
-                await room.acquire()
+                await window.acquire()
                 self._page.chunk(id, text)
         except Exception:
-            logger.exception("an answer broke off")
+            logger.exception("an answer failed")
         finally:
             close: Any = getattr(response.body, "aclose", None)
             if close is not None:

@@ -17,7 +17,7 @@ from .port import Page, Port
 
 
 class Settings(TypedDict, total=False):
-    """What the page may say about the instance; see ``Durably``."""
+    """The settings of the instance that a page may choose; see ``Durably``."""
 
     durability: Durability
     max_concurrent_runs: int
@@ -40,24 +40,24 @@ class Server:
 
     @property
     def streams(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return self._handler.streams
 
     async def stop(self, grace: float = 0) -> None:
-        """Let runs end for ``grace`` seconds, hand back what still runs, close the database."""
+        """Let runs end for ``grace`` seconds, release what still runs, close the database."""
         self._handler.close_streams()
         await self.durably.stop(grace)
 
 
 async def start(database: str, modules: str, settings: str = "{}") -> Server:
-    """Open the database, which nobody else may have open, and begin to work.
+    """Open the database, which nothing else may have open, and start to work.
 
     ``database`` is a path; ``modules`` the names of modules with jobs and ``settings`` a ``Settings``
     (and ``persist_logs``), both as JSON. Raises what ``Durably.init`` raises, and what the modules raise.
     """
-    said: dict[str, Any] = json.loads(settings)
-    persist_logs = said.pop("persist_logs", True)
-    given = cast("Settings", said)
+    data: dict[str, Any] = json.loads(settings)
+    persist_logs = data.pop("persist_logs", True)
+    given = cast("Settings", data)
     runtime = Runtime()
     store = SQLiteStore(
         database, runtime, durability=given.get("durability", "full"), exclusive=True
@@ -73,10 +73,10 @@ async def start(database: str, modules: str, settings: str = "{}") -> Server:
 
 
 def check_commits(path: str, flushes: Callable[[], int]) -> None:
-    """``StorageError`` unless a commit beside the database reaches the disk.
+    """Raise ``StorageError`` unless a commit beside the database reaches the disk.
 
-    ``flushes`` tells how often a file was flushed so far. SQLite on a platform whose sync does nothing
-    is as quick as it is forgetful, and nothing else would show it.
+    ``flushes`` returns how often a file was flushed so far. Where the platform's sync does nothing, SQLite
+    loses commits, and nothing else would show it.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -88,7 +88,7 @@ def check_commits(path: str, flushes: Callable[[], int]) -> None:
         connection.execute("insert into checks values (1)")
         if flushes() == before:
             raise StorageError(
-                "a commit was not flushed to the disk; nothing would be durable here"
+                "a commit was not flushed to the disk: nothing would be durable here"
             )
         connection.execute("delete from checks")
     finally:

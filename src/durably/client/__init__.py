@@ -1,11 +1,11 @@
-"""A Durably server, from Python: ``DurablyClient``, and ``SyncDurablyClient`` for blocking callers.
+"""Clients of a Durably server: ``DurablyClient``, and ``SyncDurablyClient`` for blocking callers.
 
 sync -> client -> server, subscription -> connection -> refusals -> errors
-        bar       sse
+        waiting   sse
 """
 
 try:
-    import httpx2 as _  # noqa: F401 - asked for here, so that its absence has one clear message
+    import httpx2 as _  # noqa: F401 - imported here, so that its absence has one clear message
 except ModuleNotFoundError as error:
     if error.name != "httpx2":
         raise

@@ -1,69 +1,56 @@
-"""A Durably server, as if it were here: the same calls, the same types, the same errors."""
+"""The client of a Durably server: the calls, types and errors of ``Durably``, over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import aclosing, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, Literal, cast, overload
+from typing import Any, Literal, cast, overload
 
 import httpx2
 from typing_extensions import Unpack
 
 from ..errors import (
-    InvalidInputError,
-    RunCancelledError,
-    RunFailedError,
     RunNotFoundError,
-    WaitTimeoutError,
 )
-from ..events import AnyEvent, LogWrite, Resync, RunProgress
+from ..events import AnyEvent, LogWrite, Resync
 from ..handle import JobHandle
 from ..jobs.checks import check_coalesce, check_key, check_labels
 from ..jobs.filter import make_filter
 from ..jobs.job import NO_INPUT, InputOptional, Job, N
-from ..jobs.trigger import (
-    ClientTriggerOptions,
-    ClientWaitOptions,
-    bad_input,
-    call_for_event,
-    missing_input,
-)
+from ..jobs.trigger import ClientTriggerOptions, ClientWaitOptions, call_for_event
 from ..models import CompletedRun, I, LogEntry, O, Progress, Run, StepRecord
 from ..options import optional, positive, text, whole
 from ..runtime import Runtime, Seconds
 from ..state import Status
 from ..store.records import RunFilter
 from ..terminal import Show, open_bar, title_of
-from ..values.codec import PLAIN, Unstorable
-from ..values.text import load_json
+from ..values.codec import Unstorable
 from ..wire.events import ListEvent
 from ..wire.requests import TriggerRequest
 from ..wire.runs import JobInfo
 from .connection import Connection
-from .errors import ServerError, ServerUnavailableError
 from .server import PAGE, Server
 from .subscription import RunStream, list_events
+from .waiting import Waiting, completed_or_raise, draw_progress, encode_input
 
 AnyJob = Job[I, O, N] | JobHandle[I, O, N]
 Watch = Callable[[AnyEvent], object]
 
-_LAST_LOOK = 2.0  # seconds for how a run stands, when waiting for it took too long
-
 
 class DurablyClient:
-    """A Durably server, spoken to over HTTP, with the methods of ``Durably``.
+    """Calls a Durably server over HTTP, with the methods of ``Durably``.
 
     ``url``: of the API, as ``http://127.0.0.1:8000/api/durably``.
     ``headers``, ``auth``: sent with each request; a bearer token is
     ``headers={"authorization": "Bearer ..."}``, and ``auth=("name", "password")`` is Basic.
     ``timeout``: seconds to connect, and between parts of an answer.
-    ``retries``: how often a request that got no answer is sent again, where that does no harm.
+    ``retries``: how often a request without an answer is sent again, where that is harmless.
     ``transport``: an ``httpx2`` transport, for proxies, certificates, or an ASGI application.
 
-    Making one does no I/O. ``async with`` closes its connections at the end, as ``close()`` does. It
+    Creating it does no I/O. ``async with`` closes its connections at the end, as ``close()`` does. It
     belongs to the event loop on which it is first used.
     """
 
@@ -136,15 +123,15 @@ class DurablyClient:
         """Create a pending run, as ``JobHandle.trigger``.
 
         With a ``Job`` or a handle the input is checked here and the run is typed; with a name the
-        input is plain JSON. Only with an ``idempotency_key`` is a trigger sent again when it is not
-        known whether it arrived.
+        input is plain JSON. Only with an ``idempotency_key`` is a trigger sent again if it is
+        unknown whether it arrived.
 
         Raises ``InvalidInputError``, ``JobNotFoundError``.
         """
-        name, known = (job, None) if isinstance(job, str) else (job.name, self._know(job))
+        name, known = (job, None) if isinstance(job, str) else (job.name, self._remember(job))
         request = TriggerRequest(
             name,
-            _kept(name, known, input),
+            encode_input(name, known, input),
             check_key("idempotency_key", idempotency_key),
             check_key("concurrency_key", concurrency_key),
             check_labels(labels or {}),
@@ -191,9 +178,9 @@ class DurablyClient:
             coalesce=coalesce,
             labels=labels,
         )
-        known = None if isinstance(job, str) else self._know(job)
+        known = None if isinstance(job, str) else self._remember(job)
         watch = partial(call_for_event, on_progress=on_progress, on_log=on_log)
-        done = await self._wait(_Waiting(run, known), timeout, watch)
+        done = await self._wait(Waiting(run, known), timeout, watch)
         return replace(done, disposition=run.disposition)
 
     async def wait(
@@ -227,19 +214,19 @@ class DurablyClient:
         """
         with nullcontext(show) if show else open_bar(title_of(run)) as draw:
             waiting = self._waiting(run)
-            return await self._wait(waiting, timeout, lambda event: _draw(event, draw))
+            return await self._wait(waiting, timeout, lambda event: draw_progress(event, draw))
 
-    def _waiting(self, run: Run[I, O] | str) -> _Waiting[I, O]:
+    def _waiting(self, run: Run[I, O] | str) -> Waiting[I, O]:
         job = self._jobs.get(run.job) if isinstance(run, Run) else None
         if isinstance(run, Run) and job is not None:
             try:
                 job.input.keep(run.input)
             except Unstorable:  # it was triggered or read by name, as plain JSON
                 job = None
-        return _Waiting(run, job)
+        return Waiting(run, job)
 
     async def _wait(
-        self, waiting: _Waiting[I, O], timeout: Seconds | None, watch: Watch
+        self, waiting: Waiting[I, O], timeout: Seconds | None, watch: Watch
     ) -> CompletedRun[I, O]:
         limit = optional("timeout", timeout)
         clock = asyncio.timeout(limit)
@@ -249,34 +236,20 @@ class DurablyClient:
         except TimeoutError:
             if not clock.expired():
                 raise
-            await self._look_once_more(waiting, limit or 0.0)
+            await waiting.read_after_timeout(self._server, self._connection, limit or 0.0)
         assert waiting.seen is not None
-        return _settled(waiting.seen)
+        return completed_or_raise(waiting.seen)
 
-    async def _until_over(self, waiting: _Waiting[Any, Any], watch: Watch) -> None:
+    async def _until_over(self, waiting: Waiting[Any, Any], watch: Watch) -> None:
         if waiting.seen is None or waiting.seen.is_final:
             waiting.seen = await self._server.run(
-                waiting.run_id, waiting.job, patient=self._connection.met
+                waiting.run_id, waiting.job, patient=self._connection.connected_once
             )
         while not waiting.seen.is_final:
             async with aclosing(self.subscribe(waiting.run_id, after=None)) as events:
                 async for event in events:
                     watch(event)
             waiting.seen = await self._server.run(waiting.run_id, waiting.job, patient=True)
-
-    async def _look_once_more(self, waiting: _Waiting[Any, Any], waited: float) -> None:
-        """In time or not: the run as it stands, if the server can tell."""
-        if not self._connection.lost:
-            with suppress(TimeoutError, ServerError):
-                async with asyncio.timeout(_LAST_LOOK):
-                    waiting.seen = await self._server.run(waiting.run_id, waiting.job)
-        if waiting.seen is None:
-            url = self._connection.url
-            text = f"{url} did not tell how run {waiting.run_id} stands within {waited:g} s"
-            raise ServerUnavailableError(text, url=url)
-        if not waiting.seen.is_final:
-            late = f"run {waiting.run_id} is still {waiting.seen.status} after {waited:g} s"
-            raise WaitTimeoutError(late, waiting.seen)
 
     # -- read
 
@@ -288,7 +261,7 @@ class DurablyClient:
         self, run_id: str, *, job: AnyJob[Any, Any] | None = None
     ) -> Run[Any, Any] | None:
         """A run; None if there is none. Its values are plain JSON, or have the types of ``job``."""
-        known = None if job is None else self._know(job)
+        known = None if job is None else self._remember(job)
         try:
             run = await self._server.run(run_id, known)
         except RunNotFoundError:
@@ -327,11 +300,11 @@ class DurablyClient:
         offset: int = 0,
         cursor: str | None = None,
     ) -> list[Run[Any, Any]]:
-        """Runs that match all that is given, newest first, as ``Durably.get_runs``.
+        """Return the runs that match all filters, newest first, as ``Durably.get_runs``.
 
-        With a ``Job`` or a handle they are typed. More than 200 are asked for page by page.
+        With a ``Job`` or a handle they are typed. More than 200 are fetched page by page.
         """
-        known = self._know(job) if isinstance(job, Job | JobHandle) else None
+        known = self._remember(job) if isinstance(job, Job | JobHandle) else None
         names = known.name if known else cast("str | Sequence[str]", job)
         filter = make_filter(names, status, labels, limit, offset, cursor)
         found: list[Run[Any, Any]] = []
@@ -348,7 +321,7 @@ class DurablyClient:
         status: Status | str | Sequence[Status | str] = (),
         labels: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[Run]:
-        """All runs that match, newest first, fetched in pages as they are wanted."""
+        """All runs that match, newest first, fetched in pages as they are needed."""
         more: RunFilter | None = make_filter(job, status, labels, PAGE, 0, None)
         while more is not None:
             page, more = await self._server.runs(more, None)
@@ -390,9 +363,9 @@ class DurablyClient:
     def subscribe(self, run_id: str, after: int | None = 0) -> AsyncGenerator[AnyEvent]:
         """A run's events, as ``Durably.subscribe``: its journal after a number, then live.
 
-        Goes on by itself when the connection is lost, the server restarts or a proxy cuts: journaled
-        events come exactly once and in order. ``after=None`` begins with how the run stands now instead
-        of with its past. Ends when the run is over. Raises ``RunNotFoundError`` when it is iterated,
+        Reconnects by itself when the connection is lost or the server restarts: journaled
+        events come exactly once and in order. ``after=None`` starts with the present state of the run instead
+        of its past. Ends when the run is over. Raises ``RunNotFoundError`` when it is iterated,
         ``ServerUnavailableError`` when the server could not be reached in the first place.
         """
 
@@ -405,58 +378,15 @@ class DurablyClient:
     def subscribe_runs(
         self, *, job: str | Sequence[str] = (), labels: Mapping[str, str] | None = None
     ) -> AsyncGenerator[ListEvent | Resync]:
-        """What happens to all runs that match, without their values. Never ends by itself.
+        """Yield the events of all runs that match, without their values. Never ends by itself.
 
-        Begins with a ``Resync``, and tells another one after each time that it was not connected:
-        then is the time to read the list. What happens after that is told.
+        Starts with a ``Resync``, and yields another one after each reconnect: read the list then.
+        Everything that happens later is an event.
         """
         filter = make_filter(job, (), labels, 1, 0, None)
         return list_events(self._connection, filter.jobs, filter.labels)
 
-    def _know(self, job: AnyJob[I, O]) -> Job[I, O]:
+    def _remember(self, job: AnyJob[I, O]) -> Job[I, O]:
         definition = job.definition if isinstance(job, JobHandle) else job
         self._jobs[definition.name] = definition
         return definition
-
-
-class _Waiting(Generic[I, O]):
-    """A run that is waited for, as it was last seen."""
-
-    def __init__(self, run: Run[I, O] | str, job: Job[Any, Any] | None) -> None:
-        self.run_id = run.id if isinstance(run, Run) else text("run_id", run)
-        self.seen: Run[I, O] | None = run if isinstance(run, Run) else None
-        self.job = job
-
-
-def _kept(name: str, job: Job[Any, Any] | None, input: Any) -> Any:
-    """An input as JSON, checked: by its job, or as plain JSON where only a name is known."""
-    if input is NO_INPUT:
-        if job is not None and job.default is not None:
-            return load_json(job.default)
-        if job is not None and job.takes_input:
-            raise missing_input(job, "pass one, or give the parameter a default")
-        input = None
-    try:
-        if job is not None:
-            return load_json(job.input.accept(input).text)
-        return load_json(PLAIN.accept(input).text)
-    except Unstorable as problem:
-        if job is not None:
-            raise bad_input(job, problem) from None
-        text = f"the input of job {name!r}: {problem}; pass the Job instead of its name for typed inputs"
-        raise InvalidInputError(text, path=problem.path) from None
-
-
-def _settled(run: Run[I, O]) -> CompletedRun[I, O]:
-    """A run that is over, if it was completed; else what ``wait`` raises."""
-    if run.status == Status.FAILED:
-        raise RunFailedError(f"run {run.id} ({run.job}) failed: {run.error}", run)
-    if run.status == Status.CANCELLED:
-        raise RunCancelledError(f"run {run.id} ({run.job}) was cancelled", run)
-    assert isinstance(run, CompletedRun)
-    return run
-
-
-def _draw(event: AnyEvent, draw: Show) -> None:
-    if isinstance(event, RunProgress):
-        draw(event.progress)

@@ -1,9 +1,9 @@
-"""What can go wrong between a client and its server. Everything else is raised as it is locally.
+"""Errors between a client and its server. All others are raised as they are locally.
 
 DurablyError
-  ServerError                   the server failed, or what answered is no Durably server
-    ServerUnavailableError      no answer, or one that says "not now"
-    RequestRefusedError         the server understood and said no
+  ServerError                   the server failed, or is not a Durably server
+    ServerUnavailableError      no answer, or "not now"
+    RequestRefusedError         the server refused the request
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from ..errors import DurablyError
 
 
 class ServerError(DurablyError):
-    """The server failed, or what answers at the URL is no Durably server."""
+    """The server failed, or the URL is not that of a Durably server."""
 
     def __init__(
         self, message: str, *, url: str, status: int | None = None, code: str | None = None
     ) -> None:
         super().__init__(message)
         self.url = url
-        """What was asked for, without query and password."""
+        """The URL of the request, without query and password."""
         self.status = status
-        """The HTTP status; None when there was no answer."""
+        """The HTTP status; None if there was no answer."""
         self.code = code
-        """The server's stable word for a refusal."""
+        """The server's stable code of a refusal."""
 
 
 class ServerUnavailableError(ServerError):
-    """The server cannot be reached, or says that it cannot answer now."""
+    """The server cannot be reached, or cannot answer now."""
 
 
 class RequestRefusedError(ServerError):
-    """The server refused what was asked: not signed in, not allowed, too large …"""
+    """The server refused the request: not authenticated, not allowed, too large …"""

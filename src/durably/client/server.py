@@ -1,4 +1,4 @@
-"""The routes of a server, one method each: what is sent, and what the answer means."""
+"""The operations of a server, one method each: the request, and how its answer is decoded."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ..wire.requests import RUN_ID, Triggered, TriggerRequest
 from ..wire.runs import JobInfo
 from .connection import Answer, Connection
 from .errors import RequestRefusedError
-from .refusals import Asked
+from .refusals import RequestSpec
 
 T = TypeVar("T")
 AnyRun = Run[Any, Any]
 
 PAGE = 200  # the most runs that a server lists at once
-_TRIGGER_HINT = "with an idempotency_key= it could be sent again without a second run"
-_MOVE_HINT = "get_run() tells what became of it"
+_TRIGGER_HINT = "with idempotency_key= it can be sent again without creating a second run"
+_CHANGE_HINT = "check with get_run()"
 
 
 class Server:
@@ -43,14 +43,14 @@ class Server:
     # -- read
 
     async def run(self, run_id: str, job: Job[Any, Any] | None, *, patient: bool = False) -> AnyRun:
-        """A run, with the types of a job. Raises ``RunNotFoundError``."""
-        asked = Asked("GET", "/run", [(RUN_ID, text("run_id", run_id))], run_id=run_id)
-        return await self._get(asked, lambda answer: _run(answer.data, job), patient=patient)
+        """Fetch a run, with the types of a job. Raises ``RunNotFoundError``."""
+        spec = RequestSpec("GET", "/run", [(RUN_ID, text("run_id", run_id))], run_id=run_id)
+        return await self._get(spec, lambda answer: _run(answer.data, job), patient=patient)
 
     async def runs(
         self, filter: RunFilter, job: Job[Any, Any] | None
     ) -> tuple[list[AnyRun], RunFilter | None]:
-        """A page of runs, and what asks for the next one, if there is one."""
+        """Fetch a page of runs, and the filter for the next page, if there is one."""
         query = requests.runs_to_query(
             filter.jobs,
             filter.statuses,
@@ -60,59 +60,61 @@ class Server:
             filter.after,
         )
         page, cursor = await self._get(
-            Asked("GET", "/runs", query),
+            RequestSpec("GET", "/runs", query),
             lambda answer: ([_run(data, job) for data in answer.data], answer.next_cursor),
         )
         return page, replace(filter, after=cursor, offset=0) if cursor else None
 
     async def steps(self, run_id: str) -> list[StepRecord]:
-        """The steps of a run."""
+        """Fetch the steps of a run."""
         run_id = text("run_id", run_id)
         found: dict[str, StepRecord] = {}
         after: str | None = "0"
         while after is not None:
             query = [(RUN_ID, run_id), ("after", after)] if found else [(RUN_ID, run_id)]
-            asked = Asked("GET", "/steps", query, run_id=run_id)
-            steps, after = await self._page(asked, runs.step_from_wire)
+            spec = RequestSpec("GET", "/steps", query, run_id=run_id)
+            steps, after = await self._page(spec, runs.step_from_wire)
             found |= {
                 step.name: step for step in steps
             }  # a later end of a step replaces its failure
         return sorted(found.values(), key=lambda step: step.index)
 
     async def logs(self, run_id: str, after: int, limit: int) -> list[LogEntry]:
-        """The kept log lines of a run."""
+        """Fetch the stored log lines of a run."""
         run_id = text("run_id", run_id)
         found: list[LogEntry] = []
         more: str | None = str(after)
         while more is not None and (not found or len(found) < limit):
             query = [(RUN_ID, run_id), ("after", more), ("limit", str(limit - len(found)))]
             lines, more = await self._page(
-                Asked("GET", "/logs", query, run_id=run_id), runs.log_from_wire
+                RequestSpec("GET", "/logs", query, run_id=run_id), runs.log_from_wire
             )
             found += lines
         return found
 
-    async def _page(self, asked: Asked, make: Callable[[Any], T]) -> tuple[list[T], str | None]:
-        """A page of a list, and after what the next one begins, if there is one."""
-        return await self._get(
-            asked, lambda answer: ([*map(make, answer.data)], answer.next_cursor)
-        )
+    async def _page(
+        self, spec: RequestSpec, make: Callable[[Any], T]
+    ) -> tuple[list[T], str | None]:
+        """Fetch a page of a list, and the cursor of the next one, if there is one."""
+        return await self._get(spec, lambda answer: ([*map(make, answer.data)], answer.next_cursor))
 
     async def jobs(self) -> list[JobInfo]:
-        """The jobs that the server knows."""
-        asked = Asked("GET", "/jobs")
-        return await self._get(asked, lambda answer: [*map(runs.job_from_wire, answer.data)])
+        """Fetch the jobs of the server."""
+        spec = RequestSpec("GET", "/jobs")
+        return await self._get(spec, lambda answer: [*map(runs.job_from_wire, answer.data)])
 
-    async def _get(self, asked: Asked, make: Callable[[Answer], T], *, patient: bool = False) -> T:
-        made = await self._connection.ask(asked, make, patient=patient)
-        assert made is not None, "nothing but a move is done by a try whose answer was lost"
+    async def _get(
+        self, spec: RequestSpec, make: Callable[[Answer], T], *, patient: bool = False
+    ) -> T:
+        made = await self._connection.send(spec, make, patient=patient)
+        assert made is not None, "only changes of a run can be done by a try whose answer was lost"
         return made
 
-    # -- move
+    # -- change
 
     async def trigger(self, request: TriggerRequest, job: Job[Any, Any] | None) -> AnyRun:
-        """A new run, or the one that has the key."""
-        asked = Asked(
+        """Create a run, or find the one that has the key."""
+        spec = RequestSpec(
             "POST",
             "/trigger",
             body=dump_json(requests.trigger_to_wire(request)).encode(),
@@ -120,60 +122,60 @@ class Server:
             repeatable=request.idempotency_key is not None,
             hint=_TRIGGER_HINT,
         )
-        run = await self._triggered(asked, job)
+        run = await self._triggered(spec, job)
         return replace(run, idempotency_key=request.idempotency_key)
 
     async def retrigger(self, run_id: str) -> AnyRun:
-        """A new run of an old one's input."""
-        return await self._triggered(_move("POST", "/retrigger", run_id, "retrigger"), None)
+        """Create a run with an old one's input."""
+        return await self._triggered(_change("POST", "/retrigger", run_id, "retrigger"), None)
 
     async def retry(self, run_id: str) -> AnyRun:
-        """The same run, pending again."""
-        return await self._moved(_move("POST", "/retry", run_id, "retry"))
+        """Make a failed or cancelled run pending again."""
+        return await self._changed(_change("POST", "/retry", run_id, "retry"))
 
     async def cancel(self, run_id: str) -> AnyRun:
-        """The run, cancelled."""
-        return await self._moved(_move("POST", "/cancel", run_id, "cancel", _is_cancelled))
+        """Cancel a run."""
+        return await self._changed(_change("POST", "/cancel", run_id, "cancel", _is_cancelled))
 
     async def delete(self, run_id: str) -> None:
         """Delete a run."""
-        asked = _move("DELETE", "/run", run_id, "delete", _is_gone)
-        await self._connection.ask(asked, lambda answer: answer.data["success"])
+        spec = _change("DELETE", "/run", run_id, "delete", _is_gone)
+        await self._connection.send(spec, lambda answer: answer.data["success"])
 
-    async def _triggered(self, asked: Asked, job: Job[Any, Any] | None) -> AnyRun:
-        made = await self._get(asked, lambda answer: requests.triggered_from_wire(answer.data))
+    async def _triggered(self, spec: RequestSpec, job: Job[Any, Any] | None) -> AnyRun:
+        made = await self._get(spec, lambda answer: requests.triggered_from_wire(answer.data))
         run = await self._of(made, job) if made.run is None else _run(made.run, job)
         return replace(run, disposition=made.disposition)
 
     async def _of(self, made: Triggered, job: Job[Any, Any] | None) -> AnyRun:
-        """The run of a server that tells only its id."""
+        """Fetch a run of which the server returned only the id."""
         try:
             return await self.run(made.run_id, job)
         except RunNotFoundError:
             url = self._connection.url
-            text = f"{url}: run {made.run_id} has what was triggered, but you may not read it"
+            text = f"{url}: run {made.run_id} was triggered, but reading it is not allowed"
             raise RequestRefusedError(text, url=url) from None
 
-    async def _moved(self, asked: Asked) -> AnyRun:
-        told = await self._connection.ask(asked, lambda answer: answer.data.get("run"))
-        return await self.run(asked.run_id, None) if told is None else _run(told, None)
+    async def _changed(self, spec: RequestSpec) -> AnyRun:
+        data = await self._connection.send(spec, lambda answer: answer.data.get("run"))
+        return await self.run(spec.run_id, None) if data is None else _run(data, None)
 
 
-def _move(
+def _change(
     method: str,
     path: str,
     run_id: str,
     action: str,
     means_done: Callable[[DurablyError], bool] | None = None,
-) -> Asked:
-    return Asked(
+) -> RequestSpec:
+    return RequestSpec(
         method,
         path,
         [(RUN_ID, text("run_id", run_id))],
         action=action,
         run_id=run_id,
         repeatable=means_done is not None,
-        hint=_MOVE_HINT,
+        hint=_CHANGE_HINT,
         means_done=means_done or (lambda _: False),
     )
 
@@ -187,7 +189,7 @@ def _is_gone(refused: DurablyError) -> bool:
 
 
 def _run(data: Any, job: Job[Any, Any] | None) -> AnyRun:
-    """A run, with the types of its job if that is the one given."""
+    """Decode a run, with the types of its job if that is the one given."""
     run: AnyRun = runs.run_from_wire(data)
     if job is None or job.name != run.job:
         return run
@@ -195,7 +197,7 @@ def _run(data: Any, job: Job[Any, Any] | None) -> AnyRun:
         return runs.run_from_wire(data, job.input, job.output)
     except Unstorable as problem:
         raise InvalidValueError(
-            f"what the server has of run {data['id']} does not fit job {job.name!r}: {problem}; "
-            "get_run(run_id) without job= gives it as plain JSON",
+            f"run {data['id']} on the server does not fit job {job.name!r}: {problem}; "
+            "get_run(run_id) without job= returns it as plain JSON",
             path=problem.path,
         ) from None

@@ -1,7 +1,7 @@
 """Server-sent events, read as they come: bytes in, messages out. Knows no network.
 
 The rules are those of the HTML standard, §9.2.6: lines end with CR, LF or CRLF; a message ends with an
-empty line; what a stream breaks off in the middle of is no message.
+empty line; a message without its end, where a stream breaks off, is dropped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TooLong(Exception):  # noqa: N818 - caught and named by the caller, never 
 
 
 class Message(NamedTuple):
-    """One message: the event's name, its data, and the last id that the stream has told."""
+    """One message: the event's name, its data, and the last id of the stream so far."""
 
     event: str
     data: str
@@ -28,13 +28,13 @@ class Message(NamedTuple):
 
 
 class Parser:
-    """Reads one stream. ``last_id`` goes on from an earlier stream's."""
+    """Parses one stream. ``last_id`` continues an earlier stream."""
 
     def __init__(self, last_id: str = "", limit: int = MAX_MESSAGE) -> None:
         self.last_id = last_id
-        """The id of the last message: what ``Last-Event-ID`` is to say after a reconnect."""
+        """The id of the last message, for ``Last-Event-ID`` after a reconnect."""
         self.retry: int | None = None
-        """Milliseconds that the server wants a reconnect to wait, once it has said so."""
+        """Milliseconds to wait before a reconnect, if the server has set them."""
         self._lines = _Lines()
         self._limit = limit
         self._size = 0
@@ -43,7 +43,7 @@ class Parser:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
-        """The messages that end in this chunk. Raises ``TooLong``."""
+        """Yield the messages that end in this chunk. Raises ``TooLong``."""
         for line in self._lines.split(chunk):
             if line:
                 self._take(line)
@@ -80,7 +80,7 @@ class Parser:
 
 
 class _Lines:
-    """Cuts chunks into lines. A line is told as soon as its end is certain to have begun."""
+    """Cuts chunks into lines. A line is yielded as soon as its end has certainly begun."""
 
     def __init__(self) -> None:
         self.pending = 0
@@ -92,7 +92,7 @@ class _Lines:
     def split(self, chunk: bytes) -> Iterator[bytes]:
         if self._after_cr and chunk:
             self._after_cr = False
-            chunk = chunk.removeprefix(b"\n")  # the other half of a CRLF whose line was told
+            chunk = chunk.removeprefix(b"\n")  # the second half of a CRLF whose line was yielded
         for line in chunk.splitlines(keepends=True):
             text = line.rstrip(b"\r\n")
             self._pieces.append(text)

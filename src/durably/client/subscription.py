@@ -1,4 +1,4 @@
-"""Streams of events that outlive their connections: each goes on after the last number it was told."""
+"""Streams of events that outlive their connections: each continues after the last number it received."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..runtime import to_datetime
 from ..wire.events import ListEvent, event_from_list, event_from_wire
 from ..wire.published import RESYNC
 from ..wire.requests import RUN_ID, runs_to_query
-from .connection import Backoff, Connection, Lost
+from .connection import Backoff, Connection, Disconnected
 from .errors import ServerError
-from .refusals import Asked
+from .refusals import RequestSpec
 from .sse import Message, Parser, TooLong
 
 logger = logging.getLogger("durably")
@@ -25,35 +25,35 @@ T = TypeVar("T")
 
 _LASTING = 30.0  # seconds after which a connection counts as a good one
 
-Mark = Literal["opened", "ended", "lost"]
-"""What stands between messages: a connection was made, was ended by the server, broke off."""
+Mark = Literal["opened", "ended", "disconnected"]
+"""A mark between messages: a connection was opened, was ended by the server, broke off."""
 
 
 class Stream:
     """The messages of one subscription, over as many connections as it takes."""
 
-    def __init__(self, connection: Connection, asked: Asked, last_id: str = "") -> None:
-        self._connection, self._asked = connection, asked
+    def __init__(self, connection: Connection, spec: RequestSpec, last_id: str = "") -> None:
+        self._connection, self._spec = connection, spec
         self._last_id = last_id
         self._backoff = Backoff(connection.runtime)
 
     async def messages(self) -> AsyncGenerator[Message | Mark]:
         """Messages, and marks where connections begin and end. Never ends by itself."""
         while True:
-            wish = 0.0
+            retry_after = 0.0
             try:
                 async with aclosing(self._one_connection()) as messages:
                     async for message in messages:
                         yield message
                 yield "ended"
-            except Lost as lost:
-                wish = self._note(lost)
-                yield "lost"
-            await self._backoff.pause(wish)
+            except Disconnected as error:
+                retry_after = self._give_up_or_wait(error)
+                yield "disconnected"
+            await self._backoff.wait(retry_after)
 
     async def _one_connection(self) -> AsyncGenerator[Message | Mark]:
         parser = Parser(self._last_id)
-        async with self._connection.stream(self._asked, self._last_id) as chunks:
+        async with self._connection.stream(self._spec, self._last_id) as chunks:
             began = self._connection.runtime.monotonic()
             yield "opened"
             try:
@@ -63,33 +63,37 @@ class Stream:
                         if message.event == "message":  # others are of a later version
                             yield message
             except TooLong as error:
-                raise self._nonsense(str(error)) from None
+                raise self._bad_event(str(error)) from None
             finally:
                 self._last_id = parser.last_id
-                self._backoff.heed(parser.retry)
+                self._backoff.set_retry(parser.retry)
                 if self._connection.runtime.monotonic() - began > _LASTING:
                     self._backoff.failures = 0
 
-    def _note(self, lost: Lost) -> float:
-        """Give up on a server that was never reached; for one that was, what it wishes."""
+    def _give_up_or_wait(self, error: Disconnected) -> float:
+        """Raise for a server that was never reached; for another, return its Retry-After."""
         self._connection.require_open()
         failures = self._backoff.failures
-        if not self._connection.met and failures >= self._connection.retries:
-            raise self._connection.unavailable(self._asked, lost, failures + 1) from None
-        if self._connection.met and failures == 1:  # a first one is nothing much: a restart
-            address = self._connection.address(self._asked)
-            logger.warning("lost %s (%s); trying until it is back", address, lost.reason)
-        return lost.wish
+        if not self._connection.connected_once and failures >= self._connection.retries:
+            raise self._connection.unavailable(self._spec, error, failures + 1) from None
+        if (
+            self._connection.connected_once and failures == 1
+        ):  # the first is nothing unusual, such as a restart
+            address = self._connection.address(self._spec)
+            logger.warning("lost connection to %s (%s); reconnecting", address, error.reason)
+        return error.retry_after
 
     def read(self, message: Message, make: Callable[[Any], T]) -> T:
-        """What a message tells, made by a function of the wire."""
+        """Decode the data of a message by a function of the wire."""
         try:
             return make(json.loads(message.data))
         except (ValueError, RecursionError, TypeError, LookupError, AttributeError):
-            raise self._nonsense("an event is not as this version of Durably knows it") from None
+            raise self._bad_event(
+                "received an event that this version of Durably cannot decode"
+            ) from None
 
-    def _nonsense(self, problem: str) -> ServerError:
-        address = self._connection.address(self._asked)
+    def _bad_event(self, problem: str) -> ServerError:
+        address = self._connection.address(self._spec)
         return ServerError(f"GET {address}: {problem}", url=address)
 
 
@@ -103,45 +107,45 @@ class RunStream:
         after: int | None,
         is_over: Callable[[], Awaitable[bool]],
     ) -> None:
-        asked = Asked("GET", "/subscribe", [(RUN_ID, run_id)], action="watch", run_id=run_id)
-        self._stream = Stream(connection, asked, "" if after is None else str(after))
+        spec = RequestSpec("GET", "/subscribe", [(RUN_ID, run_id)], action="watch", run_id=run_id)
+        self._stream = Stream(connection, spec, "" if after is None else str(after))
         self._now = connection.runtime.now
         self._is_over = is_over
         self._last = -1 if after is None else after
         self._passes_lines = after is None
-        """Until the present state is told: log lines before it are the past."""
-        self._told: AnyEvent | None = None
+        """True until the present state is received: log lines before it are old."""
+        self._latest: AnyEvent | None = None
         self._progress: Progress | None = None
 
     async def events(self) -> AsyncGenerator[AnyEvent]:
-        """Journaled events once each and in order, live ones as they come, to the final one."""
+        """Yield journaled events once each and in order, and live ones as they come, to the final one."""
         try:
             async with aclosing(self._to_the_end()) as events:
                 async for event in events:
-                    self._told = event
+                    self._latest = event
                     yield event
         except RunNotFoundError:
-            if self._told is None:
+            if self._latest is None:
                 raise
-            if not isinstance(self._told, RunDelete):
-                yield self._deletion(self._told)
+            if not isinstance(self._latest, RunDelete):
+                yield self._deletion(self._latest)
 
     async def _to_the_end(self) -> AsyncGenerator[AnyEvent]:
-        final = news = was_over = False
+        final = has_news = was_over = False
         async with aclosing(self._stream.messages()) as messages:
             async for message in messages:
                 if isinstance(message, Message):
-                    news = True
+                    has_news = True
                     if (event := self._read(message)) is not None:
                         final = event.is_final
                         yield event
                 elif message == "opened":
-                    news = False
+                    has_news = False
                 elif message == "ended":
                     # A run may be over, retried, and over again; only the server knows the end of its
                     # journal. Where it ends a stream without a final event, it is either closing
-                    # down, or the run was over before we asked and there is nothing to add.
-                    if final or (was_over and not news):
+                    # down, or the run was over before the request and there is nothing to add.
+                    if final or (was_over and not has_news):
                         return
                     was_over = await self._is_over()
 
@@ -149,7 +153,7 @@ class RunStream:
         event = self._stream.read(message, event_from_wire)
         if event is None:  # of a later version
             return None
-        if isinstance(event, RunProgress):  # it has no number, and is told again to who was away
+        if isinstance(event, RunProgress):  # it has no number, and is sent again after a reconnect
             if event.progress == self._progress:
                 return None
             self._progress = event.progress
@@ -160,12 +164,12 @@ class RunStream:
         self._passes_lines = self._passes_lines and isinstance(event, LogWrite)
         return None if self._passes_lines else event
 
-    def _deletion(self, told: AnyEvent) -> RunDelete:
-        """It was deleted while nobody was connected."""
+    def _deletion(self, latest: AnyEvent) -> RunDelete:
+        """Build the event of a run that was deleted while no connection was open."""
         return RunDelete(
-            run_id=told.run_id,
-            job=told.job,
-            labels=told.labels,
+            run_id=latest.run_id,
+            job=latest.job,
+            labels=latest.labels,
             timestamp=to_datetime(self._now()),
         )
 
@@ -173,9 +177,9 @@ class RunStream:
 async def list_events(
     connection: Connection, jobs: Sequence[str], labels: Mapping[str, str]
 ) -> AsyncGenerator[ListEvent | Resync]:
-    """What happens to all matching runs, with a ``Resync`` at the start of each connection."""
-    asked = Asked("GET", "/runs/subscribe", runs_to_query(jobs, labels=labels), action="watch")
-    stream = Stream(connection, asked)
+    """Yield the events of all matching runs, with a ``Resync`` at the start of each connection."""
+    spec = RequestSpec("GET", "/runs/subscribe", runs_to_query(jobs, labels=labels), action="watch")
+    stream = Stream(connection, spec)
     at_start = False
     async with aclosing(stream.messages()) as messages:
         async for message in messages:

@@ -13,7 +13,7 @@ from ..engine.engine import Engine
 from ..lifespan import Lifespan
 from .handler import Handler
 from .messages import Refusal, Request, Response, parse_query
-from .shutdown import ServerWatch, abort, below
+from .shutdown import ServerWatch, abort, strip_prefix
 
 logger = logging.getLogger("durably")
 
@@ -21,14 +21,14 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_STUCK = 30.0  # seconds that a client may not read before it is cut off
-_GONE = 1.0  # seconds until the server knows of it
-_PIECE = 65_536  # bytes of a large answer that are sent at once
-_UNREAD = 67_108_864  # bytes of large answers that may wait for their clients
+_STUCK = 30.0  # seconds without reading after which a client is cut off
+_GONE = 1.0  # seconds until the server reports the disconnect
+_PIECE = 65_536  # bytes of a large response that are sent at once
+_UNREAD = 67_108_864  # bytes of large responses that may wait for their clients
 
 
 class AsgiApp:
-    """``app(scope, receive, send)``. Make it with ``durably.asgi(...)``."""
+    """An ASGI application. Make it with ``durably.asgi(...)``."""
 
     def __init__(self, engine: Engine, handler: Handler, base_path: str) -> None:
         self._engine = engine
@@ -42,7 +42,7 @@ class AsgiApp:
         self._keeping: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the server's own beginning and end."""
+        """Serve one request, or the server's lifespan."""
         match scope["type"]:
             case "http":
                 await self._http(scope, receive, send)
@@ -69,27 +69,27 @@ class AsgiApp:
             await _close(response.body)
 
     async def _open(self) -> Response | None:
-        """Open the instance where nobody else does: no lifespan, and not the application either."""
+        """Open the instance where nothing else does: no lifespan, and not the application either."""
         engine = self._engine
         if engine.is_open or self._has_lifespan or (engine.times_opened and self._keeping is None):
             return None
         if self._opening is None or self._opening.done():
-            # In a context of its own: what it starts outlives the request.
+            # In a separate context: what it starts outlives the request.
             self._opening = asyncio.create_task(engine.init(), context=Context())
         try:
             await asyncio.shield(self._opening)
         except Exception:
             logger.exception("the instance could not be opened")
-            message = "Durably could not be opened; the log says why"
-            again = [("retry-after", "1")]
-            return Refusal(503, "not_started", message, headers=again).response()
+            message = "Durably could not be opened; see the server's log"
+            retry = [("retry-after", "1")]
+            return Refusal(503, "not_started", message, headers=retry).response()
         if self._keeping is None or self._keeping.done():
             keeping = asyncio.create_task(self._keep(), name="durably-asgi", context=Context())
             self._keeping = keeping
         return None
 
     async def _keep(self) -> None:
-        """Hand back what runs when the event loop ends, which cancels what is left on it."""
+        """Release the runs when the event loop ends, which cancels the tasks that are left on it."""
         try:
             await asyncio.Event().wait()
         finally:
@@ -98,7 +98,7 @@ class AsgiApp:
     async def _stream(
         self, body: bytes | AsyncIterator[bytes], receive: Receive, send: Send
     ) -> None:
-        """Send what comes until it ends or the client leaves; nothing stays behind either way."""
+        """Send a body until it ends or the client disconnects; no task is left behind either way."""
         sender = _Sender(send, len(body) if isinstance(body, bytes) else 0)
         parts = _pieces(body) if isinstance(body, bytes) else body
         sending = asyncio.create_task(sender.send_all(parts))
@@ -108,7 +108,9 @@ class AsgiApp:
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if sending.cancelled():
-                abort(receive)  # what it does not read would stay in the server for ever
+                abort(
+                    receive
+                )  # data that the client does not read would stay in the server forever
                 await asyncio.wait({leaving}, timeout=_GONE)
             elif sending.done():
                 sending.result()
@@ -119,9 +121,9 @@ class AsgiApp:
             await asyncio.wait({sending, leaving})
 
     def _cut_off(self, patience: float | None = None) -> bool:
-        """Drop the clients that do not read; whether any client is being sent to.
+        """Drop the clients that do not read; return whether there were any clients.
 
-        They come back, if they want, with the id of the last event that they read.
+        They can reconnect with the id of the last event that they read.
         """
         patience = _STUCK if patience is None else patience
         before = asyncio.get_running_loop().time() - patience
@@ -131,7 +133,7 @@ class AsgiApp:
         return bool(self._sending)
 
     def _drop_unread(self) -> None:
-        """Keep what large answers hold within a bound: those go first whose clients read least."""
+        """Limit the memory of large responses: clients that have not read for longest are dropped first."""
         by_patience = sorted(self._sending.items(), key=lambda item: item[1].waits_since)
         total = sum(sender.size for _, sender in by_patience)
         for task, sender in by_patience:
@@ -146,7 +148,7 @@ class AsgiApp:
         client = scope.get("client")
         return Request(
             method=scope["method"],
-            path=below(scope["path"], scope.get("root_path", ""), self._base),
+            path=strip_prefix(scope["path"], scope.get("root_path", ""), self._base),
             query=parse_query(scope.get("query_string", b"").decode("latin-1")),
             headers=_headers(scope["headers"]),
             body=_body(receive),
@@ -183,7 +185,7 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refusal(400, "incomplete", "the request ended in the middle of its body")
+            raise Refusal(400, "incomplete", "request body incomplete: the connection ended early")
         yield message.get("body", b"")
         if not message.get("more_body", False):
             return
@@ -199,9 +201,9 @@ async def _start(response: Response, send: Send) -> None:
 
 
 class _Sender:
-    """Sends a stream; ``waits_since`` is when it began to send what is not taken yet.
+    """Sends a stream. ``waits_since`` is when it started to send the chunk that is not taken yet.
 
-    ``size``: the bytes that are held until all is sent, of an answer that was made whole.
+    ``size``: the bytes of a complete response, which are held until all of it is sent.
     """
 
     def __init__(self, send: Send, size: int) -> None:
@@ -220,7 +222,7 @@ class _Sender:
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    """A large answer in parts, so that its client shows with each of them that it reads."""
+    """Split a large response, so that each part shows that the client still reads."""
     for start in range(0, len(body), _PIECE):
         yield body[start : start + _PIECE]
 

@@ -1,4 +1,4 @@
-"""What the handler takes and gives: requests, responses, refusals. No framework."""
+"""Requests, responses and refusals: what the handler receives and returns, without a framework."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ class Request:
     client: str | None = None
     """The peer's address; None when it is not known."""
     server: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the server knows beside: the ASGI scope or the WSGI environ, for ``authenticate``."""
+    """What else the server knows: the ASGI scope or the WSGI environ, for ``authenticate``."""
 
     def one(self, name: str) -> str | None:
-        """A query parameter that may be given once."""
+        """Return a query parameter that may be given once; None if it is missing."""
         values = [value for key, value in self.query if key == name]
         if len(values) > 1:
-            raise Refusal(400, "invalid_request", f"{name} was given {len(values)} times")
+            raise Refusal(
+                400, "invalid_request", f"{name} must be given once, got {len(values)} values"
+            )
         return values[0] if values else None
 
     async def read(self, limit: int) -> bytes:
-        """The body; ``Refusal`` 413 as soon as it is longer than ``limit`` bytes."""
+        """Read the body; ``Refusal`` 413 as soon as it is longer than ``limit`` bytes."""
         length = self.headers.get("content-length", "")
         is_number = length.isascii() and length.isdigit()
         if is_number and (len(length) > 15 or int(length) > limit):
@@ -57,17 +59,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. ``body`` is bytes, or a stream of them that the server sends as they come."""
+    """A response. ``body`` is bytes, or a stream of them that the server sends as they come."""
 
     status: int
     headers: Sequence[tuple[str, str]]
     body: bytes | AsyncIterator[bytes]
 
 
-class Refusal(Exception):  # noqa: N818 - the protocol's word
-    """A request that is not answered with what it asked for.
+class Refusal(Exception):  # noqa: N818 - the protocol's term
+    """A request that is refused or failed.
 
-    ``code`` is a stable word, ``message`` is for a person; ``more`` stands beside them in the body.
+    ``code`` is a stable identifier, ``message`` is for a person; ``more`` is added to the body.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class Refusal(Exception):  # noqa: N818 - the protocol's word
         self.headers, self.more = headers, more or {}
 
     def response(self) -> Response:
-        """The refusal as JSON."""
+        """Return the refusal as a JSON response."""
         body = {"error": self.message, "code": self.code, **self.more}
         return respond(body, self.status, self.headers)
 
@@ -97,7 +99,7 @@ def respond(
     body: bytes = b"",
     kind: str = "application/json",
 ) -> Response:
-    """An answer, JSON unless ``body`` is given; never cached, never taken for another type."""
+    """Build a response, JSON unless ``body`` is given; never cached, never taken for another type."""
     always = (
         ("content-type", kind),
         ("cache-control", "no-store"),
@@ -107,18 +109,19 @@ def respond(
 
 
 def parse_query(raw: str) -> list[tuple[str, str]]:
-    """The parameters of a query string, of which each character is a byte; ``Refusal`` when it is too
-    long or not UTF-8."""
+    """Parse a query string of which each character is a byte; ``Refusal`` if it is too long or not UTF-8."""
     if len(raw) > MAX_QUERY:
-        raise Refusal(414, "query_too_long", f"the query has more than {MAX_QUERY:,} bytes")
+        raise Refusal(414, "query_too_long", f"query must be at most {MAX_QUERY:,} bytes")
     if raw.count("&") >= MAX_PARAMETERS:
-        raise Refusal(400, "invalid_request", f"there are more than {MAX_PARAMETERS} parameters")
+        raise Refusal(
+            400, "invalid_request", f"query must have at most {MAX_PARAMETERS} parameters"
+        )
     try:
         text = raw.encode("latin-1").decode("utf-8")
         return parse_qsl(text, keep_blank_values=True, errors="strict")
     except ValueError:
-        raise Refusal(400, "invalid_request", "the query is not percent-encoded UTF-8") from None
+        raise Refusal(400, "invalid_request", "query must be percent-encoded UTF-8") from None
 
 
 def _too_large(limit: int) -> Refusal:
-    return Refusal(413, "too_large", f"the body has more than {limit:,} bytes")
+    return Refusal(413, "too_large", f"body must be at most {limit:,} bytes")

@@ -11,41 +11,45 @@ from ..wire.published import CURRENT, Dialect
 from ..wire.requests import JOB_NAME, LABEL, MAX_TEXT, RUN_ID
 from ..wire.runs import JobInfo
 from ..wire.shapes import LABEL_NAME, NAME, REFERENCE, Schema, schemas
-from .routes import MAX_NUMBER, ROUTES, Answer, Parameter, Route
+from .query import MAX_NUMBER, Parameter
+from .routes import ROUTES, Answer, Route
 
 _ABOUT = """\
 Runs of durable jobs: trigger them, list them, watch them.
 
 Times are ISO 8601 in UTC with milliseconds, durations are milliseconds. Integers that a JavaScript number \
-cannot hold, beyond ±(2^53 - 1), are told as strings of their digits.
+cannot hold, beyond ±(2^53 - 1), are sent as strings of their digits.
 
-A refusal is a JSON object with `error`, a message for a person, and `code`, a stable word. Requests that \
+A refusal is a JSON object with `error`, a message for a person, and `code`, a stable identifier. Requests that \
 change something need `content-type: application/json` or the header `X-Durably`, which no form of another \
 site can send.
 
 A stream is `text/event-stream` without `event:` lines. Each `data:` is one line of JSON: an `Event` on \
-`/subscribe`, a `ListEvent` on `/runs/subscribe`. The `id:` of an event is its number among what is kept."""
+`/subscribe`, a `ListEvent` on `/runs/subscribe`. The `id:` of an event is its number in the journal of its run."""
 
 REFUSALS: Mapping[int, tuple[str, Sequence[str]]] = {
     400: (
-        "The request makes no sense.",
+        "The request is invalid.",
         ("invalid_request", "invalid_input", "malformed_json", "too_complex", "incomplete"),
     ),
-    401: ("Nobody is known to ask.", ("unauthenticated",)),
-    403: ("Whoever asks may not.", ("not_allowed", "not_local", "cross_origin")),
-    404: ("There is no such run, or job.", ("run_not_found", "job_not_found", "not_found")),
-    405: ("The path has no such method.", ("wrong_method",)),
+    401: ("Authentication is required.", ("unauthenticated",)),
+    403: ("The caller is not allowed to do this.", ("not_allowed", "not_local", "cross_origin")),
+    404: (
+        "The run, the job or the path was not found.",
+        ("run_not_found", "job_not_found", "not_found"),
+    ),
+    405: ("The path does not have this method.", ("wrong_method",)),
     409: ("The run's status does not allow it.", ("conflict",)),
     413: ("The body is too large.", ("too_large",)),
     414: ("The query is too long.", ("query_too_long",)),
-    415: ("The body is not said to be JSON.", ("not_json",)),
-    500: ("Something went wrong; the server's log knows what.", ("internal",)),
+    415: ("The body is not declared as JSON.", ("not_json",)),
+    500: ("Internal error; the server's log has the details.", ("internal",)),
     503: (
-        "Not at the moment.",
+        "Not available now.",
         ("unavailable", "not_started", "stopping", "too_many_streams"),
     ),
 }
-"""What each status means, and the codes that come with it. ``authenticate`` may add its own."""
+"""The meaning of each status, and its codes. ``authenticate`` may add its own."""
 
 
 _ANSWERS: Mapping[Answer, Schema] = {
@@ -62,18 +66,18 @@ _ANSWERS: Mapping[Answer, Schema] = {
     "any": {"type": "object"},
 }
 _STREAMS: Mapping[str, str] = {"subscribe": "Event", "runs_subscribe": "ListEvent"}
-"""By operation, what each event of a stream holds."""
+"""The schema of each stream's events, by operation."""
 _MEDIA: Mapping[Answer, str] = {"stream": "text/event-stream", "text": "text/plain"}
 _NAME: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "pattern": NAME}
 _NEXT_CURSOR = {
-    "description": "Where the next page begins; absent on the last one.",
+    "description": "The cursor of the next page; absent on the last one.",
     "schema": {"type": "string"},
 }
 _PARTIAL = {
     "description": "`partial` where the page has fewer runs than its limit, because they are large.",
     "schema": {"type": "string"},
 }
-_RETRY_AFTER = {"description": "Seconds after which to ask again.", "schema": {"type": "integer"}}
+_RETRY_AFTER = {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}
 _SECURITY: Schema = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "cookie": {"type": "apiKey", "in": "cookie", "name": "session"},
@@ -81,7 +85,7 @@ _SECURITY: Schema = {
 
 
 def describe(jobs: Sequence[JobInfo] = (), dialect: Dialect = CURRENT) -> Schema:
-    """The whole document. With ``jobs``, ``/trigger`` is described for each of them."""
+    """Build the whole document. With ``jobs``, ``/trigger`` is described for each of them."""
     found = schemas(dialect)
     if jobs:
         found |= _triggers(jobs, found["TriggerRequest"])
@@ -106,7 +110,7 @@ def describe(jobs: Sequence[JobInfo] = (), dialect: Dialect = CURRENT) -> Schema
 
 
 def _operation(route: Route) -> Schema:
-    told: Schema = {
+    described: Schema = {
         "operationId": route.operation,
         "summary": route.summary,
         "parameters": [*_query(route), *_headers(route)],
@@ -114,13 +118,13 @@ def _operation(route: Route) -> Schema:
         | {str(status): {"$ref": f"#/components/responses/{status}"} for status in route.refusals},
     }
     if route.answer == "health":
-        told["responses"]["503"] = _answer(route)
+        described["responses"]["503"] = _answer(route)
     if route.open:
-        told["security"] = []
+        described["security"] = []
     if route.body:
         content = {"application/json": {"schema": {"$ref": REFERENCE + "TriggerRequest"}}}
-        told["requestBody"] = {"required": True, "content": content}
-    return told
+        described["requestBody"] = {"required": True, "content": content}
+    return described
 
 
 def _answer(route: Route) -> Schema:
@@ -129,13 +133,13 @@ def _answer(route: Route) -> Schema:
         schema = _event(_STREAMS[route.operation])
     else:
         schema = _ANSWERS[route.answer]
-    told: Schema = {"description": route.summary, "content": {media: {"schema": schema}}}
+    described: Schema = {"description": route.summary, "content": {media: {"schema": schema}}}
     if route.answer in ("runs", "steps", "logs"):
-        told["headers"] = {"Durably-Next-Cursor": _NEXT_CURSOR}
+        described["headers"] = {"Durably-Next-Cursor": _NEXT_CURSOR}
     if route.answer == "runs":
-        told["headers"]["Durably-Page"] = _PARTIAL
+        described["headers"]["Durably-Page"] = _PARTIAL
     if route.answer in ("triggered", "retriggered"):
-        told["links"] = {
+        described["links"] = {
             other.operation: {
                 "operationId": other.operation,
                 "parameters": {RUN_ID: f"$response.body#/{RUN_ID}"},
@@ -143,11 +147,11 @@ def _answer(route: Route) -> Schema:
             for other in ROUTES
             if any(parameter.name == RUN_ID for parameter in other.parameters)
         }
-    return told
+    return described
 
 
 def _event(name: str) -> Schema:
-    """One event of a stream, as those describe it that know streams."""
+    """Describe an event of a stream, as OpenAPI 3.2 does."""
     data = {
         "type": "string",
         "contentMediaType": "application/json",
@@ -159,19 +163,19 @@ def _event(name: str) -> Schema:
 
 def _refusal(status: int) -> Schema:
     description, codes = REFUSALS[status]
-    told: Schema = {
+    described: Schema = {
         "description": f"{description} `code` is one of {', '.join(codes)}.",
         "content": {"application/json": {"schema": {"$ref": REFERENCE + "Refusal"}}},
     }
     if status == 503:
-        told["headers"] = {"Retry-After": _RETRY_AFTER}
-    return told
+        described["headers"] = {"Retry-After": _RETRY_AFTER}
+    return described
 
 
 def _query(route: Route) -> list[Schema]:
-    told = [_parameter(parameter) for parameter in route.parameters]
+    described = [_parameter(parameter) for parameter in route.parameters]
     if route.labels:
-        told.append(
+        described.append(
             {
                 "name": "labels",
                 "in": "query",
@@ -186,40 +190,44 @@ def _query(route: Route) -> list[Schema]:
                 },
             }
         )
-    return told
+    return described
 
 
 def _parameter(parameter: Parameter) -> Schema:
     schema: Schema = {**_NAME}
     if parameter.kind == "number":
-        schema = {"type": "integer", "minimum": parameter.least, "maximum": parameter.most}
-    if parameter.words:
-        schema = {"enum": [*parameter.words]}
+        schema = {"type": "integer", "minimum": parameter.minimum, "maximum": parameter.maximum}
+    if parameter.choices:
+        schema = {"enum": [*parameter.choices]}
     if parameter.pattern:
         schema = {"type": "string", "pattern": f"^{parameter.pattern}$"}
     if parameter.default is not None:
         schema["default"] = parameter.default
     if parameter.repeats:
         schema = {"type": "array", "items": schema}
-    told: Schema = {"name": parameter.name, "in": "query", "description": parameter.description}
-    return {**told, "required": parameter.required, "schema": schema}
+    described: Schema = {
+        "name": parameter.name,
+        "in": "query",
+        "description": parameter.description,
+    }
+    return {**described, "required": parameter.required, "schema": schema}
 
 
 def _headers(route: Route) -> list[Schema]:
     if route.answer == "stream":
         schema: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_NUMBER}
-        about = "The id of the last event that was received; what comes after it is told."
+        about = "The id of the last event that was received; events after it are sent."
         if route.operation == "runs_subscribe":
             schema = {"type": "string"}
-            about = "Whatever it is: who comes back with an id was away, and is told so first."
+            about = "Any id: a client that sends one was connected before, and first gets the event to read its list again."
         return [{"name": "Last-Event-ID", "in": "header", "description": about, "schema": schema}]
     if route.body:
-        about = "`return=representation` asks for the run itself."
+        about = "`return=representation` adds the run itself to the answer."
         return [
             {"name": "Prefer", "in": "header", "description": about, "schema": {"type": "string"}}
         ]
     if route.is_unsafe:
-        about = "Anything, such as 1; pages of the same origin may leave it out."
+        about = "Any value, such as 1; pages of the same origin may omit it."
         header = {"name": "X-Durably", "in": "header", "required": True, "description": about}
         return [{**header, "schema": {"type": "string"}}]
     return []
@@ -234,11 +242,11 @@ _COALESCING: Sequence[Schema] = [
     {"properties": {"coalesce": {"type": "null"}}},
     {"properties": {"concurrencyKey": {"type": "string"}}, "required": ["concurrencyKey"]},
 ]
-"""Only what has a concurrency key can be coalesced."""
+"""Only a trigger with a concurrency key can be coalesced."""
 
 
 def _triggers(jobs: Sequence[JobInfo], any_job: Schema) -> dict[str, Schema]:
-    """The body of ``/trigger`` as one of the jobs' bodies, and these."""
+    """Describe the body of ``/trigger`` as one of the jobs' bodies, and each of these."""
     found: dict[str, Schema] = {}
     mapping: dict[str, str] = {}
     for job in jobs:
@@ -268,7 +276,7 @@ def _component(job: str, taken: Mapping[str, Schema]) -> str:
 
 
 def _must_be_given(input: Schema) -> bool:
-    """Whether ``{}``, which stands for a missing input, does not do."""
+    """Whether the input is required: ``{}``, which stands for a missing one, does not fit."""
     if "default" in input:
         return False
     if input.get("type") == "object":
@@ -277,7 +285,7 @@ def _must_be_given(input: Schema) -> bool:
 
 
 def _hoisted(prefix: str, schema: Schema) -> tuple[dict[str, Schema], Schema]:
-    """A job's schema with its definitions moved to the document's components."""
+    """Move the definitions of a job's schema to the document's components."""
     own = {key: value for key, value in schema.items() if key != "$defs"}
     definitions = {
         f"{prefix}.{name}": _moved(prefix, definition)

@@ -1,4 +1,4 @@
-"""What every kind of server needs: the path below us, the news that the server is stopping, an end."""
+"""What every adapter to a server needs: the path below its mount, and the end of streams at a shutdown."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from .handler import Handler
 
-_LOOK = 0.25  # seconds between two looks at whether the server is stopping
-_LAST = 1.0  # seconds that clients of a server that stops have to read what waits for them
+_POLL_INTERVAL = 0.25  # seconds between two checks whether the server is stopping
+_DRAIN = 1.0  # seconds that clients have to read their last events when the server stops
 
 
-def below(path: str, root: str, base: str) -> str:
-    """The path below what mounts us: with it or already without, with a trailing slash or without.
+def strip_prefix(path: str, root: str, base: str) -> str:
+    """Return the path below the mount point, whether or not it still has that prefix, without a trailing slash.
 
-    ``root`` is what the server says we are mounted at, ``base`` where we expect to be.
+    ``root`` is the mount point that the server reports, ``base`` the expected one.
     """
     for prefix in (root.strip("/"), base.strip("/")):
         if prefix and (path == f"/{prefix}" or path.startswith(f"/{prefix}/")):
@@ -27,7 +27,7 @@ def below(path: str, root: str, base: str) -> str:
 def abort(receive: Any) -> None:
     """Drop the connection behind an ASGI ``receive``, where the server shows it, as uvicorn does.
 
-    ASGI has no word for it, and a server that closes a connection waits until the client has read
+    ASGI has no message for it, and a server that closes a connection waits until the client has read
     what was sent, which may be never.
     """
     transport = getattr(getattr(receive, "__self__", None), "transport", None)
@@ -36,12 +36,12 @@ def abort(receive: Any) -> None:
 
 
 class ServerWatch:
-    """Ends the streams when the server of this process is told to stop.
+    """Ends the streams when the server of this process is stopping.
 
-    Servers wait for open responses before they tell anybody that they stop, so streams would hold
-    them for ever. The server is the object whose method hears the signals, and it knows. ``cut_off``
-    is called now and then, drops the clients that do not read, and tells whether there are others;
-    0 says to wait no longer.
+    Servers wait for open responses before they announce a shutdown, so open streams would keep them
+    running forever. The server is the object whose method handles the signals; its attributes show
+    that it stops. ``cut_off`` is called from time to time, drops the clients that do not read, and
+    returns whether there are others; called with 0, it drops at once.
     """
 
     def __init__(
@@ -51,22 +51,22 @@ class ServerWatch:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Look, as long as streams are open."""
+        """Watch the server for as long as streams are open."""
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._look(), name="durably-server-watch")
+            self._task = asyncio.create_task(self._watch(), name="durably-server-watch")
 
-    async def _look(self) -> None:
+    async def _watch(self) -> None:
         while self._cut_off(None) or self._handler.streams:
             if _is_stopping():
                 self._handler.close_streams(while_=_is_stopping)
-                await asyncio.sleep(_LAST)
+                await asyncio.sleep(_DRAIN)
                 self._cut_off(0)
                 return
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_INTERVAL)
 
 
 def _is_stopping() -> bool:
-    """Whether the server of this process was told to stop (uvicorn, and gunicorn's workers)."""
+    """Whether the server of this process is stopping (uvicorn, and gunicorn's workers)."""
     for number in (signal.SIGTERM, signal.SIGINT):
         server = getattr(signal.getsignal(number), "__self__", None)
         if getattr(server, "should_exit", False) is True or getattr(server, "alive", True) is False:

@@ -1,4 +1,4 @@
-"""The handler as a WSGI application: requests come on threads, the handler lives on its loop."""
+"""The handler as a WSGI application: requests come on threads, the handler runs on its event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..runtime import seconds
 from ..sync import SyncDurably
 from .handler import Handler
 from .messages import Refusal, Request, Response, parse_query
-from .shutdown import ServerWatch, below
+from .shutdown import ServerWatch, strip_prefix
 from .streams import Limits
 
 logger = logging.getLogger("durably")
@@ -26,25 +26,27 @@ Environ = dict[str, Any]
 T = TypeVar("T")
 StartResponse = Callable[..., Any]
 
-_GRACE = 5.0  # seconds for what still runs when the interpreter leaves
-# A client that left is noticed by writing to it, and only by the second write.
+_GRACE = 5.0  # seconds for runs that are active when the interpreter exits
+# That a client has disconnected shows only at the second write to it.
 _PING = 2.0  # seconds
-_FEW = Limits(streams=12, streams_per_principal=6)  # of 16 threads, as the documentation advises
+_DEFAULT = Limits(
+    streams=12, streams_per_principal=6
+)  # of 16 threads, as the documentation advises
 
 
 def limits_of_threads(limits: Limits | None) -> Limits:
-    """The limits of a server that holds a thread for each stream: by default few streams, and
-    always frequent pings, so that a thread is free again soon after its client has left."""
-    limits = limits or _FEW
+    """Return the limits of a server that needs a thread for each stream: by default few streams, and
+    always frequent pings, so that a thread is free again soon after its client has disconnected."""
+    limits = limits or _DEFAULT
     return replace(limits, ping=min(seconds(limits.ping), _PING))
 
 
 class WsgiApp:
-    """``app(environ, start_response)``. Make it with ``durably.wsgi(...)``.
+    """A WSGI application. Make it with ``durably.wsgi(...)``.
 
     Unless the instance is open already (``durably.sync().init()``), the first request opens it and
     starts its worker, in the process that serves: after a fork, not before. It is stopped when the
-    interpreter leaves. A stream holds one of the server's threads for as long as it is open.
+    interpreter exits. A stream needs one of the server's threads for as long as it is open.
     """
 
     def __init__(self, sync: SyncDurably, handler: Handler, base_path: str) -> None:
@@ -57,7 +59,7 @@ class WsgiApp:
         self._watch = ServerWatch(handler)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """One request."""
+        """Serve one request."""
         self._open()
         body = _Body(environ, self._limit)
         try:
@@ -102,7 +104,7 @@ class WsgiApp:
                 headers[name.replace("_", "-").lower()] = environ[name]
         return Request(
             method=environ["REQUEST_METHOD"],
-            path=below(path, root, self._base),
+            path=strip_prefix(path, root, self._base),
             query=parse_query(environ.get("QUERY_STRING", "")),
             headers=headers,
             body=body,
@@ -112,27 +114,27 @@ class WsgiApp:
 
 
 class _Body(AsyncIterable[bytes]):
-    """The body of a request, read when the handler asks for it: when it knows the route and the rights.
+    """The body of a request, read only when the handler needs it: after the checks of route and caller.
 
-    Else anybody could hold a thread of the server by announcing a body and sending none. It is read
-    by the thread that brought the request, as some servers demand, while the handler waits.
+    Otherwise anyone could block a thread of the server by announcing a body and sending none. It is
+    read by the thread of the request, as some servers require, while the handler waits.
     """
 
     def __init__(self, environ: Environ, limit: int) -> None:
         self._environ, self._limit = environ, limit
         self._data: bytes | None = None
-        self._wanted, self._tried = asyncio.Event(), asyncio.Event()
+        self._requested, self._tried = asyncio.Event(), asyncio.Event()
         self._handling: asyncio.Task[Response] | None = None
 
     async def handled(
         self, handle: Callable[[], Coroutine[Any, Any, Response]] | None = None
     ) -> Response | None:
-        """The handler's answer; None when it asks for the body first: then read, and call this again."""
+        """Return the handler's response; None if it needs the body first: then read it, and call this again."""
         if handle is not None:
             self._handling = asyncio.create_task(handle())
-            wanted = asyncio.create_task(self._wanted.wait())
-            await asyncio.wait({self._handling, wanted}, return_when=asyncio.FIRST_COMPLETED)
-            wanted.cancel()
+            requested = asyncio.create_task(self._requested.wait())
+            await asyncio.wait({self._handling, requested}, return_when=asyncio.FIRST_COMPLETED)
+            requested.cancel()
             if not self._handling.done():
                 return None
         self._tried.set()
@@ -140,7 +142,7 @@ class _Body(AsyncIterable[bytes]):
         return await self._handling
 
     def read(self) -> None:
-        """Read it: no more than one byte over the limit, at which the handler refuses it."""
+        """Read the body, at most one byte over the limit: then the handler refuses it."""
         size, is_known = self._limit + 1, True
         length = self._environ.get("CONTENT_LENGTH") or ""
         if length.isascii() and length.isdigit():
@@ -151,22 +153,22 @@ class _Body(AsyncIterable[bytes]):
             size = 0
         try:
             data = self._environ["wsgi.input"].read(size) if size else b""
-        except Exception as error:  # noqa: BLE001 - each server has its own
+        except Exception as error:  # noqa: BLE001 - each server raises its own
             logger.debug("a body broke off: %s", error)
             return
         if len(data) == size or not is_known:
             self._data = data
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._wanted.set()
+        self._requested.set()
         await self._tried.wait()
         if self._data is None:
-            raise Refusal(400, "incomplete", "the request ended in the middle of its body")
+            raise Refusal(400, "incomplete", "request body incomplete: the connection ended early")
         yield self._data
 
 
 class _Chunks(Iterator[bytes]):
-    """A stream, from a thread; the server closes it when the client has left."""
+    """A stream, iterated by a thread; the server closes it when the client has disconnected."""
 
     def __init__(self, stream: AsyncIterator[bytes], sync: SyncDurably) -> None:
         self._stream: Any = stream
@@ -179,7 +181,7 @@ class _Chunks(Iterator[bytes]):
         return chunk
 
     def close(self) -> None:
-        """Forget the client."""
+        """End the stream."""
         self._call(self._stream.aclose())
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
@@ -203,5 +205,5 @@ def _begin(response: Response, start_response: StartResponse, sync: SyncDurably)
 
 
 def _text(raw: str) -> str:
-    """WSGI gives paths as UTF-8 that was read as Latin-1."""
+    """Decode a path, which WSGI passes as UTF-8 read as Latin-1."""
     return raw.encode("latin-1", "replace").decode("utf-8", "replace")

@@ -71,7 +71,7 @@ def trigger_from_wire(body: bytes, dialect: Dialect = CURRENT) -> TriggerRequest
         if value is not None:
             fields[field] = value
     if "job" not in fields:
-        raise WireError("jobName is missing", path="$.jobName")
+        raise WireError("missing field 'jobName' in trigger request", path="$.jobName")
     return TriggerRequest(**fields)
 
 

@@ -44,13 +44,13 @@ _Level = Literal["debug", "info", "warn", "error"]
 
 class Refusal(TypedDict):
     error: Annotated[str, Field(description="What is wrong, for a person.")]
-    code: Annotated[str, Field(description="What is wrong, as a stable word.")]
+    code: Annotated[str, Field(description="What is wrong, as a stable identifier.")]
     path: NotRequired[Annotated[str, Field(description="Where in the input: `$.rows[3]`.")]]
     status: NotRequired[
         Annotated[str, Field(description="The run's status, which does not allow it.")]
     ]
     request_id: NotRequired[
-        Annotated[str, Field(description="Under what the server's log knows a failure.")]
+        Annotated[str, Field(description="The id of a failure in the server's log.")]
     ]
 
 
@@ -82,7 +82,7 @@ class _Failure(TypedDict):
     error_type: Annotated[str | None, Field(description="The exception's class.")]
     failed_step_name: str | None
     error_traceback: NotRequired[
-        Annotated[str, Field(description="Only where the server was told to say it.")]
+        Annotated[str, Field(description="Only where the server is configured to send it.")]
     ]
 
 
@@ -92,9 +92,9 @@ class Run(PublishedRun, _Failure):
     ]
     updated_at: datetime
     stopping: NotRequired[
-        Annotated[bool, Field(description="True while a worker still stops a run that is over.")]
+        Annotated[bool, Field(description="True while a worker still stops a finished run.")]
     ]
-    attempt: Annotated[int, Field(description="How often a worker has taken it up.")]
+    attempt: Annotated[int, Field(description="How many times a worker has started it.")]
 
 
 class PublishedStep(TypedDict):
@@ -146,7 +146,7 @@ class Retriggered(Done):
 class TriggerRequest(TypedDict):
     job_name: str
     input: NotRequired[
-        Annotated[Any, Field(description="What the job's input type takes; left out, it is `{}`.")]
+        Annotated[Any, Field(description="A value of the job's input type; `{}` if omitted.")]
     ]
     idempotency_key: NotRequired[
         Annotated[
@@ -186,7 +186,9 @@ class _Event(TypedDict):
     timestamp: datetime
     sequence: Annotated[
         int | None,
-        Field(description="Its number among what is kept of the run; null for what is not kept."),
+        Field(
+            description="Its number in the journal of the run; null for events that are not stored."
+        ),
     ]
 
 

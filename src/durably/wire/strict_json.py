@@ -110,8 +110,8 @@ def _check_shape(value: Any) -> None:
             elif isinstance(item, list):
                 below.extend(cast("list[Any]", item))
         if keys > MAX_KEYS:
-            raise WireError(f"the body has more than {MAX_KEYS:,} keys", "too_complex")
+            raise WireError(f"body must have at most {MAX_KEYS:,} keys", "too_complex")
         if not below:
             return
         level = below
-    raise WireError(f"the body is nested deeper than {MAX_DEPTH} levels", "too_complex")
+    raise WireError(f"body must be nested at most {MAX_DEPTH} levels deep", "too_complex")

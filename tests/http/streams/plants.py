@@ -7,7 +7,7 @@ import sys
 import textwrap
 from typing import Any
 
-from durably.http import handler, sse
+from durably.http import operations, sse
 
 PLANTS: dict[str, tuple[Any, str, str, str]] = {
     "a stream does not release its source": (
@@ -17,10 +17,10 @@ PLANTS: dict[str, tuple[Any, str, str, str]] = {
         "pass",
     ),
     "who comes back is told one event less": (
-        handler, "_last_seen", "return int(header)", "return int(header) + 1",
+        operations, "_last_seen", "return int(header)", "return int(header) + 1",
     ),
     "who comes back is told one event twice": (
-        handler, "_last_seen", "return int(header)", "return max(0, int(header) - 1)",
+        operations, "_last_seen", "return int(header)", "return max(0, int(header) - 1)",
     ),
     "the throttle drops the last progress": (
         sse.Stream, "_take", "await self._flush(event.run_id)", "self._late.pop(event.run_id, None)",
