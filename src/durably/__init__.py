@@ -20,7 +20,8 @@ from .jobs.step import Step, SyncStep
 from .jobs.trigger import Trigger
 from .models import CompletedRun, Health, LogEntry, Progress, Run, RunError, StepRecord
 from .state import Status
-from .sync import SyncDurably, SyncJobHandle
+from .sync import SyncDurably
+from .sync_handle import SyncJobHandle
 from .telemetry.logs import LogContext
 
 __all__ = [

@@ -1,8 +1,7 @@
 """One instance at work: opens and closes the store, the feed and the worker.
 
 ``Durably``, ``SyncDurably`` and the HTTP handler are faces of it, and it knows none of them. What there is
-only between opening and closing is its ``Session``. Opening and closing exclude each other: each runs in
-a task or a future that the next caller waits for, and a stop ends an opening that is under way.
+only between opening and closing is its ``Session``; its ``Lifecycle`` sees to one of the two at a time.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from ..telemetry.metrics import Metrics
 from ..threads import Threads
 from ..worker.context import TRANSACTION_STORE, WorkerContext
 from ..worker.worker import HAND_BACK, Worker, WorkerOptions
+from .lifecycle import Lifecycle
 from .options import Options
 from .retention import ClockWatch, Retention
 from .runs import Runs
@@ -74,8 +74,7 @@ class Engine:
         )
         self.runs = Runs(self._context, self.jobs, options, self.require_open)
         self._session: Session | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._closing: asyncio.Future[None] | None = None
+        self._lifecycle = Lifecycle()
         self._until_idle = asyncio.Lock()
 
     # -- events
@@ -140,20 +139,8 @@ class Engine:
         await self._begin(self._init)
 
     async def _begin(self, opening: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Open, one caller at a time, in a task that ``stop`` can end."""
         self._check_process()
-        while (busy := self._opening or self._closing) is not None:
-            await asyncio.wait([busy])
-        task = self._opening = asyncio.ensure_future(opening())
-        caller = asyncio.current_task()
-        try:
-            await task
-        except asyncio.CancelledError:
-            if caller is not None and caller.cancelling():
-                raise
-            raise ClosedError("stop() was called while init() was opening the database") from None
-        finally:
-            self._opening = None
+        await self._lifecycle.open(opening)
 
     async def _init(self) -> None:
         was_open = self.is_open
@@ -297,7 +284,7 @@ class Engine:
         """Execute whatever is due until nothing is; how many runs that were."""
         if max_runs is not None:
             whole("max_runs", max_runs, 1)
-        if self._session is None or self._closing is not None:
+        if self._session is None or self._lifecycle.is_closing:
             await self.migrate()
         async with self._until_idle:
             session = self.require_open()
@@ -345,16 +332,7 @@ class Engine:
 
     async def stop_within(self, grace: float, patience: float = HAND_BACK) -> None:
         """Stop; interrupted runs have ``patience`` seconds to end before they are handed back."""
-        while (busy := self._opening or self._closing) is not None:
-            if self._opening is not None:
-                self._opening.cancel()
-            await asyncio.wait([busy])
-        closing = self._closing = asyncio.get_running_loop().create_future()
-        try:
-            await self._end(grace, patience)
-        finally:
-            self._closing = None
-            closing.set_result(None)
+        await self._lifecycle.close(partial(self._end, grace, patience))
 
     async def _end(self, grace: float, patience: float = HAND_BACK) -> None:
         worker = None
