@@ -88,7 +88,7 @@ class Handler:
         for origin in origins:
             if "://" not in origin or origin.endswith("/") or "*" in origin:
                 raise ConfigurationError(
-                    f"origin must be written as browsers do, as 'https://app.example.com'; got {origin!r}"
+                    f"origin {origin!r} must be written as browsers do, as 'https://app.example.com'"
                 )
         self._engine = engine
         self._dialect = DIALECTS[compat]
@@ -105,7 +105,7 @@ class Handler:
             describe=describe,
         )
         if auth is None and public:
-            logger.warning("public=True: everybody who can reach this server may do everything")
+            logger.warning("public=True: anybody who can reach this server may do everything")
 
     @property
     def max_body_bytes(self) -> int:
