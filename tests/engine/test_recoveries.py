@@ -71,7 +71,7 @@ async def test_p2_progress_resets_the_count_of_recoveries(tmp_path):
             return steps
 
     seen = make()
-    seen._works = False
+    seen._engine.options.worker = False
     register(seen)
     await seen.init()
     run = await seen.get_job("crashing").trigger()

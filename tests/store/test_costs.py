@@ -101,7 +101,7 @@ async def test_replaying_a_thousand_steps_is_one_query(counted):
         "update durably_runs set status = 'pending', due_at = 1, ended_at = null, output = null"
     )
     counted.store.seen.clear()
-    counted._worker.wake()
+    counted._engine.session.worker.wake()
     again = await counted.wait(done.id)
     assert again.attempt == row.generation + 1
     assert counted.store.seen["select"] < 20

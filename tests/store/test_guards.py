@@ -223,7 +223,7 @@ async def test_a_log_that_cannot_be_read_is_not_left_out(tmp_path):
     code = f"""
 import os
 from pathlib import Path
-from durably.store import guards
+from durably.store.sqlite import file
 os.setuid(65534)
 try:
     file.connect_to_look(Path({str(tmp_path / "copy-a.db")!r}))

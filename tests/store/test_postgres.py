@@ -220,7 +220,7 @@ async def test_a_wrong_database_is_refused_at_once(postgres_url):
 async def test_a_host_whose_clock_is_wrong_takes_nothing_and_loses_nothing(postgres_url, by):
     async with opened(postgres_url) as right, opened(postgres_url, Skewed(by)) as wrong:
         for mine, other in ((right, wrong), (wrong, right)):
-            now, its_now = mine._engine.runtime.now(), other._engine.runtime.now()
+            now, its_now = mine._runtime.now(), other._runtime.now()
             await mine.enqueue([new(by + 2 * HOUR + (mine is wrong))], now)
             taken = (await other.claim(["job"], "other", its_now, 30_000, 5, takeover=True)).taken
             assert len(taken) == 1, "it is due at once, whoever triggered it"

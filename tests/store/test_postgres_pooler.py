@@ -64,7 +64,7 @@ class Crew:
             async with asyncio.timeout(120):
                 done = [await self.workers[0].wait(run) for run in runs]
             assert {run.attempt for run in done} == {1}
-            listening = {worker._store._signals.is_listening for worker in self.workers}
+            listening = {worker._engine.store._signals.is_listening for worker in self.workers}
         assert set(self.effects.values()) == {1}
         assert len(self.effects) == 5 * 2 * RUNS
         return listening

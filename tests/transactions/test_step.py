@@ -455,7 +455,7 @@ async def taken_over(make, database):
     """A holder without heartbeats, within its function, whose run another has taken."""
     gate = Gate()
     asleep = await make(adding(body=gate), stale_threshold=0.3, max_concurrent_runs=1)
-    asleep._store.renew = lambda *_: None
+    asleep._engine.store.renew = lambda *_: None
 
     async def take(jobs):
         triggered = await asleep.get_job("add").trigger(1)
