@@ -1,13 +1,6 @@
-"""Durably: long jobs in durable, resumable steps. The map of the house, imports go down only.
+"""Durably: long jobs in durable, resumable steps.
 
-    floor 4  doors    cli  demo  client  browser
-    floor 3  engine   durably -> http -> sync -> handle -> worker -> execution -> report -> engine -> job -> step
-                      feed  emitter  bell  heartbeat  threads  metrics  plugins
-    floor 2  memory   store/sqlite -> store/writer, store/guards -> store/sql -> store/base
-    floor 1  things   events, failure -> models -> state
-    floor 0  words    codec, options, runtime, errors
-
-Start at ``state`` (the life of a run), then ``execution`` (one attempt at it).
+``ARCHITECTURE.md`` is the map of this package.
 """
 
 from . import errors, events
