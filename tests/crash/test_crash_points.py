@@ -15,8 +15,8 @@ STRIDES = {
     "fail-retry": 2,
     "flaky": 4,
 }  # much like others
-QUICK = by_tier(quick=6, ci=1, soak=1)
-FAILURES = by_tier(quick=4, ci=1, soak=1)
+QUICK = by_tier(quick=12, ci=1, soak=1)
+FAILURES = by_tier(quick=8, ci=1, soak=1)
 
 
 @pytest.mark.parametrize("scenario", [name for name in PROGRAMS if name not in WITHOUT_A_WORKER])

@@ -9,13 +9,13 @@ from .place import POSTGRES
 
 
 def test_kill_loop_one_run_at_a_time() -> None:
-    report = kill_loop.run(kills=by_tier(quick=30, ci=200, soak=2000), seed=7, concurrency=1)
+    report = kill_loop.run(kills=by_tier(quick=15, ci=200, soak=2000), seed=7, concurrency=1)
     report.check()
     assert report.repeated_effects <= report.faults["SIGKILL"]
 
 
 def test_kill_loop_four_runs_at_a_time() -> None:
-    kill_loop.run(kills=by_tier(quick=20, ci=100, soak=1000), seed=8, concurrency=4).check()
+    kill_loop.run(kills=by_tier(quick=10, ci=100, soak=1000), seed=8, concurrency=4).check()
 
 
 def test_kill_loop_on_a_server() -> None:

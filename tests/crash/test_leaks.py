@@ -11,7 +11,7 @@ import tracemalloc
 from durably import Durably, Step
 from tests.tier import by_tier
 
-RUNS = by_tier(quick=2000, ci=20_000, soak=200_000)
+RUNS = by_tier(quick=1000, ci=20_000, soak=200_000)
 PART = 1000
 CACHE = 8  # megabytes of pages that a connection keeps
 
@@ -119,6 +119,6 @@ async def test_an_idle_worker_uses_next_to_no_processor(tmp_path):
     async with durably:
         await asyncio.sleep(0.5)
         before, began = time.process_time(), time.monotonic()
-        await asyncio.sleep(by_tier(quick=2, ci=4, soak=60))
+        await asyncio.sleep(by_tier(quick=1, ci=4, soak=60))
         share = (time.process_time() - before) / (time.monotonic() - began)
     assert share < 0.02, f"{share:.1%} of a core"

@@ -8,7 +8,7 @@ from . import shutdown
 
 
 def test_p8_sigterm_at_random_moments() -> None:
-    shutdown.run(stops=by_tier(quick=15, ci=60, soak=1000), seed=7).check()
+    shutdown.run(stops=by_tier(quick=6, ci=60, soak=1000), seed=7).check()
 
 
 @pytest.mark.soak

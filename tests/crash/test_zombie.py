@@ -9,13 +9,13 @@ from .place import POSTGRES, SQLITE
 
 
 def test_zombies() -> None:
-    report = zombie.run(cycles=by_tier(quick=5, ci=20, soak=300), seed=7)
+    report = zombie.run(cycles=by_tier(quick=3, ci=20, soak=300), seed=7)
     report.check()
     assert report.recovery, "no run was taken over"
 
 
 def test_zombies_on_a_server() -> None:
-    report = zombie.run(cycles=by_tier(quick=4, ci=15, soak=300), seed=8, database=POSTGRES)
+    report = zombie.run(cycles=by_tier(quick=2, ci=15, soak=300), seed=8, database=POSTGRES)
     report.check()
     assert report.recovery, "no run was taken over"
 

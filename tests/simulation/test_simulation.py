@@ -6,7 +6,7 @@ from tests.tier import by_tier
 
 from .world import World
 
-SEEDS, PARTS = by_tier(quick=150, ci=2000, soak=100_000), 10
+SEEDS, PARTS = by_tier(quick=60, ci=2000, soak=100_000), 10
 
 
 @pytest.mark.parametrize("part", range(PARTS))

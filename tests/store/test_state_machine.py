@@ -25,7 +25,7 @@ from tests.oracle import check_journal
 from tests.tier import by_tier
 
 LEASE = 30_000
-EXAMPLES = by_tier(quick=60, ci=500, soak=5000)
+EXAMPLES = by_tier(quick=30, ci=500, soak=5000)
 TWINS = by_tier(quick=4, ci=40, soak=5000)
 
 
