@@ -57,7 +57,7 @@ class Durably(Registry, Serving, Emitter):
     ``worker``: False for an instance that only triggers, reads and watches.
     ``max_input_bytes``, ``max_output_bytes``: limits of an input, and of a step's result or an output.
     ``allow_network_fs``: permit a database on a network file system.
-    ``schema``: on PostgreSQL, where the tables are; by default where the role's search path leads.
+    ``schema``: on PostgreSQL, the schema that holds Durably's tables; by default the role's ``search_path``.
     ``pooled``: on PostgreSQL, ``database`` leads to a pooler in transaction mode. Most are noticed.
     ``listen_url``: on PostgreSQL, a way past such a pooler, for LISTEN; without it there is polling.
     ``labels``: a pydantic model or TypedDict of the labels that there are; a trigger's are checked by it.

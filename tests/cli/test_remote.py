@@ -172,7 +172,7 @@ def test_where_the_server_is_named(
         ("runs purge --older-than 1d --url http://a", "unrecognized arguments: --url"),
         ("jobs", "pass MODULE:DURABLY, or --url"),
         ("runs list --url a.b", "server URL must be like"),
-        ("runs list --url http://a --header odd", "'odd' is no header; write 'NAME: VALUE'"),
+        ("runs list --url http://a --header odd", "'odd' is not a header: write 'NAME: VALUE'"),
     ],
 )
 def test_contradictions_are_one_line_and_exit_2(

@@ -226,11 +226,11 @@ def test_pages_of_listed_origins_may_ask(place: Place) -> None:
         (["serve", "app:durably", "--port", "70000"], 2, "'70000' is no port"),
         (["serve", "app:absent"], 2, "module 'app' has no 'absent'"),
         (["serve", "absent:durably"], 2, "No module named 'absent'"),
-        (["serve", "app:text"], 2, "app:text is no Durably instance, but a str"),
+        (["serve", "app:text"], 2, "app:text is not a Durably instance but a str"),
         (["serve", "app:jobless"], 2, "app:jobless has no jobs; import the modules that"),
         (["serve", "app:durably", "--auth", "auth:nothing"], 2, "has no method authenticate"),
         (["serve", "app:durably", "--cors", "*"], 2, "origin '*'"),
-        (["serve", "app:durably", "--grace", "soon"], 2, "'soon' is no duration"),
+        (["serve", "app:durably", "--grace", "soon"], 2, "'soon' is not a duration"),
         (["--url", "http://here", "serve", "app:durably"], 2, "this command asks no server"),
     ],
 )

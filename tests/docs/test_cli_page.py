@@ -14,10 +14,10 @@ HEAD = """\
 `--json`. A mistake gives one line on standard error, beginning `durably: error:`; `--debug` shows where it
 was raised, and keeps Durably's own frames in every traceback, as `DURABLY_DEBUG=1` does. `MODULE` is imported with the current directory on the path; `MODULE:JOB` is a `Job` or a
 handle, `MODULE:DURABLY` an instance. Where a command takes `--db DB`, which is a file or `postgresql://…`, the default is
-`$DURABLY_DB`, else `./durably.db`. That of an application (`--app`) is used with all that the application says about it.
+`$DURABLY_DB`, else `./durably.db`. With `--app`, the command uses the application's own database settings.
 
-The commands that look at runs and move them ask a server instead with `--url URL`, before or after the command's
-name, or where `$DURABLY_URL` is set and neither `--db` nor `--app` is given. `--header 'NAME: VALUE'` is sent along;
+Commands that read or change runs can use a remote server: pass `--url URL`, before or after the command's
+name, or set `$DURABLY_URL` and pass neither `--db` nor `--app`. `--header 'NAME: VALUE'` is sent with each request;
 `$DURABLY_TOKEN` is sent as a bearer token. That needs `pip install durably[client]`, and `durably serve` needs
 `pip install durably[server]`.
 

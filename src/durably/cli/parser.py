@@ -80,7 +80,7 @@ def _database(parser: Parser, *, or_server: bool = True) -> None:
 
 def _schema(parser: Parser) -> None:
     parser.add_argument("--schema", default="", metavar="NAME",
-                        help="on PostgreSQL, where the tables are (where the role's search path leads)")  # fmt: skip
+                        help="PostgreSQL schema that holds Durably's tables (default: the role's search_path)")  # fmt: skip
 
 
 def _app(group: Group) -> None:
@@ -104,7 +104,7 @@ def _number(text: str, least: int, most: int = MAX_NUMBER) -> int | None:
 
 def _positive(text: str) -> int:
     if (number := _number(text, 1)) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
 
@@ -116,7 +116,7 @@ def _natural(text: str) -> int:
 
 def _port(text: str) -> int:
     if (number := _number(text, 0, 65535)) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; write 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: write a number from 0 to 65535")
     return number
 
 

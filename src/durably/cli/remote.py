@@ -41,7 +41,7 @@ def header(text: str) -> tuple[str, str]:
     """``NAME: VALUE``."""
     name, separator, value = text.partition(":")
     if not separator or not name.strip():
-        raise ArgumentTypeError(f"{text.partition(' ')[0]!r} is no header; write 'NAME: VALUE'")
+        raise ArgumentTypeError(f"{text.partition(' ')[0]!r} is not a header: write 'NAME: VALUE'")
     return name.strip(), value.strip()
 
 

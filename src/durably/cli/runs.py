@@ -37,7 +37,7 @@ def duration(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= MAX_DURATION:
-        raise ArgumentTypeError(f"{text!r} is no duration; write 90, 45s, 30m, 12h or 7d")
+        raise ArgumentTypeError(f"{text!r} is not a duration: write 90, 45s, 30m, 12h or 7d")
     return seconds
 
 
@@ -59,7 +59,7 @@ def label(text: str) -> tuple[str, str]:
     """``NAME=VALUE``."""
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise ArgumentTypeError(f"{text!r} is no label; write NAME=VALUE")
+        raise ArgumentTypeError(f"{text!r} is not a label: write NAME=VALUE")
     return name, value
 
 

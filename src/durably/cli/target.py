@@ -49,7 +49,7 @@ def load_durably(spec: str) -> Durably:
     """The instance that MODULE:NAME names."""
     found = load(spec)
     if not isinstance(found, Durably):
-        raise UsageError(f"{spec} is no Durably instance, but a {type(found).__name__}")
+        raise UsageError(f"{spec} is not a Durably instance but a {type(found).__name__}")
     return found
 
 
@@ -62,7 +62,7 @@ def load_job(spec: str) -> tuple[Job[Any, Any], Durably | None]:
         case JobHandle() as handle:
             return handle.definition, _instance_of(handle, sys.modules[spec.partition(":")[0]])
         case other:
-            raise UsageError(f"{spec} is no job, but a {type(other).__name__}")
+            raise UsageError(f"{spec} is not a job but a {type(other).__name__}")
 
 
 def _instance_of(handle: JobHandle[Any, Any], module: object) -> Durably | None:
