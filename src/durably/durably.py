@@ -1,6 +1,6 @@
 """The instance that users make: each method is a line to the engine.
 
-Configure it, register jobs, open it, trigger and read runs. How it works is told in ``engine/``; what it is
+Configure it, register jobs, open it, trigger and read runs. How it works is in ``engine/``; what it is
 to servers in ``serving``; how jobs are registered in ``registry``.
 """
 

@@ -50,7 +50,7 @@ class RunNotFoundError(DurablyError, LookupError):
 
 
 class RunConflictError(DurablyError):
-    """The run's present status does not allow what was asked."""
+    """The run's present status does not allow the request."""
 
     def __init__(self, run_id: str, action: str, status: str, reason: str | None = None) -> None:
         because = f"; {reason}" if reason else ""

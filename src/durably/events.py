@@ -37,7 +37,7 @@ class RunTrigger(Event):
 
     type = "run:trigger"
     input: Any = None
-    """Plain JSON; None where lists of runs are told, and of a server that does not say it."""
+    """Plain JSON; None in events of lists, and from a server that does not send it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class RunCoalesced(Event):
 
     type = "run:coalesced"
     skipped_input: Any = None
-    """What the trigger gave, as plain JSON. (None where lists of runs are told.)"""
+    """What the trigger gave, as plain JSON. (None in events of lists.)"""
     skipped_labels: Mapping[str, str]
 
 

@@ -86,7 +86,7 @@ class Portal:
                 self.call(cast("Any", stream).aclose())
 
     def close(self) -> None:
-        """Stop the loop and its thread; whoever still waits for something hears that it is closed."""
+        """Stop the loop and its thread; calls that still wait raise ``ClosedError``."""
         self.check_thread()
         with self._lock:
             self._closed = True

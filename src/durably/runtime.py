@@ -56,7 +56,7 @@ class Runtime:
         await asyncio.sleep(delay)
 
     def new_context(self) -> Context:
-        """What a worker's tasks run in: not the context of whoever happened to start it."""
+        """What a worker's tasks run in: not the context of the code that happened to start it."""
         return Context()
 
     def token(self) -> str:

@@ -180,7 +180,7 @@ async def test_runs_in_trouble(tmp_path: Path) -> None:
         (f"due_at = {old}, updated_at = {old}", "overdue", "1 runs of job 'job' wait"),
         (f"due_at = {old}, updated_at = {old}", "overdue", "no worker is alive"),
         ("due_at = 9007199254740991", "abandoned", f"run {run_id} waits behind"),
-        (lapsed, "leases", "worker gone, which has not been heard of"),
+        (lapsed, "leases", "worker gone, which has not renewed its leases"),
         (f"status = 'pending', updated_at = {now + 3_600_000}", "clock", "in the future"),
     ):
         await _age(path, change)

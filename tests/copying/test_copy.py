@@ -111,7 +111,7 @@ async def test_whatever_is_there_arrives(ways: tuple[Home, Home]) -> None:
     ids = await fill(source)
     before = await rows(source)
     copied = await copy(source, target)
-    assert copied.anew
+    assert copied.is_new
     assert copied.source == copied.target
     assert copied.source["durably_runs"].rows == len(ids)
     assert await rows(source) == before, "the source is as it was"
@@ -178,7 +178,7 @@ async def test_repeated_it_finds_all_there(ways: tuple[Home, Home]) -> None:
     await fill(source)
     first = await copy(source, target)
     again = await copy(source, target)
-    assert not again.anew
+    assert not again.is_new
     assert (again.source, again.target) == (first.source, first.target)
     async with opened(target, later) as durably:
         await durably.get_job("later").trigger(1)
@@ -195,7 +195,7 @@ async def test_a_retired_source_is_not_opened_any_more(ways: tuple[Home, Home]) 
     await copy(source, target, retire=True)
     with pytest.raises(SchemaError, match="is retired: its runs were copied"):
         await as_told(source, ids)
-    assert not (await copy(source, target, retire=True)).anew, "it can be looked at, and repeated"
+    assert not (await copy(source, target, retire=True)).is_new, "it can be looked at, and repeated"
     with pytest.raises(CopyError, match="is retired, and nobody will open it"):
         await copy(target, source)
     await execute(source, "delete from durably_version where version = 1000000")
@@ -261,7 +261,7 @@ async def round_trip(given: tuple[list[Any], list[Any]], folder: Path, url: str)
     assert there == again
     assert await rows(server) == await rows(back)
     assert (await rows(server))["durably_journal"] == sorted(given[1], key=repr)
-    assert not (await copy(start, back)).anew
+    assert not (await copy(start, back)).is_new
     await execute(server, f"drop schema {server.options.schema} cascade")
 
 
@@ -309,7 +309,7 @@ async def test_the_checksums_catch_what_did_not_arrive(
         await copy(source, target)
     assert await rows(target) == {"durably_runs": [], "durably_journal": []}
     monkeypatch.undo()
-    assert (await copy(source, target)).anew
+    assert (await copy(source, target)).is_new
 
 
 def test_a_sum_knows_every_value_and_no_order() -> None:
@@ -346,8 +346,8 @@ async def test_whoever_has_the_source_open_would_go_on_with_it(ways: tuple[Home,
         await durably.get_runs()
         with pytest.raises(CopyError, match=r"still using .* stop them, or pass --force"):
             await copy(source, target)
-        assert (await copy(source, target, force=True)).anew
-    assert not (await copy(source, target)).anew
+        assert (await copy(source, target, force=True)).is_new
+    assert not (await copy(source, target)).is_new
 
 
 async def test_a_writer_at_work_refuses(
@@ -366,7 +366,7 @@ async def test_a_writer_at_work_refuses(
                 await copy(source, target)
         finally:
             await writer.release()
-    assert (await copy(source, target)).anew
+    assert (await copy(source, target)).is_new
 
 
 async def test_another_schema_is_refused_before_a_target_is_made(
@@ -437,7 +437,7 @@ async def test_a_copy_that_is_killed_is_as_if_it_had_never_begun(
             child.communicate()
         found = await rows(target)
         copied = await copy(source, target, retire=False)
-        assert copied.anew == (found == {"durably_runs": [], "durably_journal": []}), (
+        assert copied.is_new == (found == {"durably_runs": [], "durably_journal": []}), (
             "all or nothing"
         )
         await execute(source, "delete from durably_version where version = 1000000")

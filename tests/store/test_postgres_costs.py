@@ -47,7 +47,7 @@ VALUES = {
     "last": [2], "end": 5, "idempotency_key": "x", "other_type": "log:write", "input": "1", "labels": "{}",
     "lease_owner": "me", "lease_token": "t",
     "key_slot": 0, "seen_slot": -1, "until": 5, "body_runs": [True],
-    "size": 1000, "newest": 5, "lent": "x", "channel": "c", "said": "x", "names": ["x"],
+    "size": 1000, "newest": 5, "lent": "x", "channel": "c", "payload": "x", "names": ["x"],
 }  # fmt: skip
 LISTS = {"token": ["t"], "id": ["x"], "job": ["job"], "input": ["1"], "labels": ["{}"], "scope": [""],
          "idempotency_key": ["i"], "concurrency_key": [None], "may_go": [True]}  # fmt: skip

@@ -82,7 +82,7 @@ def _call(args: Namespace) -> int:
     if (args.url or args.header) and not args.asks_servers:
         raise UsageError("this command asks no server; --url and --header mean nothing here")
     if getattr(args, "app", None) and getattr(args, "schema", None):
-        raise UsageError("--schema goes with --db; an application has said where its tables are")
+        raise UsageError("--schema goes with --db; an application has its own")
     if not args.url:
         _import_application(args)
     with _debugging() if args.debug else nullcontext():

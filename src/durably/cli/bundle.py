@@ -111,25 +111,27 @@ def add_scripts(folder: Path, given: Path | None, near: list[Path]) -> None:
 
 
 @contextmanager
-def _npm_package(name: str, wanted: str, given: Path | None, near: list[Path]) -> Generator[Path]:
+def _npm_package(
+    name: str, requested: str, given: Path | None, near: list[Path]
+) -> Generator[Path]:
     """The folder of a package: the given one, an installed one, or what ``npm pack`` gets."""
-    if (found := given or _installed(name, wanted, near)) is not None:
+    if (found := given or _installed(name, requested, near)) is not None:
         yield found
         return
     with tempfile.TemporaryDirectory() as temporary:
-        _call(["npm", "pack", "--silent", f"{name}@{wanted}"], temporary, f"{name} from npm")
+        _call(["npm", "pack", "--silent", f"{name}@{requested}"], temporary, f"{name} from npm")
         (archive,) = Path(temporary).glob("*.tgz")
         with tarfile.open(archive) as packed:
             packed.extractall(temporary, filter="data")
         yield Path(temporary) / "package"
 
 
-def _installed(name: str, wanted: str, near: list[Path]) -> Path | None:
+def _installed(name: str, requested: str, near: list[Path]) -> Path | None:
     for folder in near:
         for parent in (folder, *folder.parents):
             package = parent / "node_modules" / name
             described = package / "package.json"
-            if described.exists() and json.loads(described.read_text())["version"] == wanted:
+            if described.exists() and json.loads(described.read_text())["version"] == requested:
                 return package
     return None
 
@@ -155,12 +157,12 @@ def _download(folder: Path, pins: Mapping[str, str]) -> None:
         name, number, *_ = wheel.split("-")
         lines.append(f"{name}=={number} --hash=sha256:{digest}\n")
     with tempfile.TemporaryDirectory() as temporary:
-        wanted = Path(temporary) / "requirements.txt"
-        wanted.write_text("".join(lines))
+        requested = Path(temporary) / "requirements.txt"
+        requested.write_text("".join(lines))
         command = [
             *_pip(), "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes",
             "--only-binary=:all:", "--platform", PINS["platform"], "--python-version", PINS["python"],
-            "--implementation", "cp", "--dest", str(folder), "--requirement", str(wanted),
+            "--implementation", "cp", "--dest", str(folder), "--requirement", str(requested),
         ]  # fmt: skip
         _call(command, temporary, "the wheels from PyPI")
 
@@ -185,8 +187,8 @@ def _call(command: list[str], folder: str, what: str) -> None:
     except FileNotFoundError:
         raise ConfigurationError(f"{command[0]} is not installed; it gets {what}") from None
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
-        raise ConfigurationError(f"{what} could not be had: {said}")
+        output = (done.stderr or done.stdout).strip()
+        raise ConfigurationError(f"{what} could not be fetched: {output}")
 
 
 def _check(folder: Path, pins: Mapping[str, str]) -> None:

@@ -66,7 +66,7 @@ Rows = list[Mapping[str, Any]]
 
 
 def statements(words: Mapping[str, str]) -> dict[str, str]:
-    """What is asked of a database about its runs, by name, in its own words."""
+    """The queries about runs, by name, in the dialect of a database."""
     text = files("durably.cli").joinpath("doctor.sql").read_text("utf-8")
     for word, meaning in words.items():
         text = text.replace(f"{{{word}}}", meaning)
@@ -146,11 +146,11 @@ def companion(path: Path) -> Iterator[Finding]:
 
 def integrity(connection: sqlite3.Connection) -> Iterator[Finding]:
     """Whether SQLite finds the file whole."""
-    said = connection.execute("pragma quick_check(1)").fetchone()[0]
-    if said == "ok":
+    result = connection.execute("pragma quick_check(1)").fetchone()[0]
+    if result == "ok":
         yield Finding("integrity", "ok", "SQLite finds the file whole")
     else:
-        yield Finding("integrity", "wrong", said, "restore the file from a backup")
+        yield Finding("integrity", "wrong", result, "restore the file from a backup")
 
 
 def schema(connection: sqlite3.Connection, path: Path) -> Iterator[Finding]:
@@ -230,7 +230,7 @@ class Runs:
     def _leases(self) -> Iterator[tuple[str, str]]:
         for row in self._rows["owners"]:
             if row["until"] < self._now:
-                state = f"which has not been heard of since before {_time(row['until'])}"
+                state = f"which has not renewed its leases since before {_time(row['until'])}"
             elif self._workers.is_dead(row["owner"]):
                 state = "which is dead"
             else:

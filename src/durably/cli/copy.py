@@ -47,7 +47,7 @@ def _side(home: Home) -> Side:
 
 def _refuse_same(source: Home, target: Home) -> None:
     if source.is_server or target.is_server:
-        return  # two names of one server are told by its locks
+        return  # the locks of a server tell two names of it apart
     if target.path.exists() and source.path.exists() and source.path.samefile(target.path):
         raise UsageError(f"{source.name} and {target.name} are the same file")
 
@@ -57,7 +57,12 @@ def _tell(copied: Copied, source: Home, target: Home, args: Namespace) -> None:
         sides = ((source, copied.source), (target, copied.target))
         plain = [{"database": home.name, **_plain(sums)} for home, sums in sides]
         print_json(
-            {"source": plain[0], "target": plain[1], "copied": copied.anew, "retired": args.retire}
+            {
+                "source": plain[0],
+                "target": plain[1],
+                "copied": copied.is_new,
+                "retired": args.retire,
+            }
         )
         return
     rows = [
@@ -69,7 +74,7 @@ def _tell(copied: Copied, source: Home, target: Home, args: Namespace) -> None:
         for table, sum in sums.items()
     ]
     print_table(("", "TABLE", "ROWS", "CHECKSUM", "DATABASE"), rows)
-    print("all of it arrived" if copied.anew else "all of it was there already")
+    print("all of it arrived" if copied.is_new else "all of it was there already")
     if args.retire:
         print(f"{source.name} is retired: no Durably opens it any more")
     else:

@@ -30,7 +30,7 @@ VARIABLE = "DURABLY_DB"
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A database, what else was said about it, and the jobs of the application that said so."""
+    """A database, its options, and the jobs of the application that it belongs to."""
 
     database: str
     options: DatabaseOptions = field(default_factory=DatabaseOptions)
@@ -60,7 +60,7 @@ class Home:
         return replace(self, options=replace(self.options, schema=schema))
 
     def instance(self, **options: Any) -> Durably:
-        """An instance on it, which works only if that is said."""
+        """An instance on it, which runs no worker unless an option says so."""
         about: dict[str, Any] = {"worker": False, **asdict(self.options), **options}
         return Durably(self.database, jobs=self.jobs, **about)
 

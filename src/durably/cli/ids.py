@@ -77,10 +77,10 @@ async def resolve(runs: Runs, text: str) -> str:
 
     Raises ``RunNotFoundError`` for a short form of no run, and ``UsageError`` for one of several.
     """
-    wanted = parse(text)
-    if wanted is None:
+    requested = parse(text)
+    if requested is None:
         return text
-    found = await _candidates(runs, wanted)
+    found = await _candidates(runs, requested)
     if not found:
         raise RunNotFoundError(text)
     if len(found) > 1:
@@ -92,15 +92,15 @@ async def resolve(runs: Runs, text: str) -> str:
     return found[0].id
 
 
-async def _candidates(runs: Runs, wanted: Range) -> list[Run]:
+async def _candidates(runs: Runs, requested: Range) -> list[Run]:
     """The first runs in the range, newest first; more than are shown if there are more."""
     found: list[Run] = []
-    cursor = wanted.after
-    size = _PAGE if wanted.ending else _SHOWN + 1
+    cursor = requested.after
+    size = _PAGE if requested.ending else _SHOWN + 1
     while len(found) <= _SHOWN:
         page = await runs.get_runs(cursor=cursor, limit=size)
-        within = [run for run in page if wanted.includes(run.id)]
-        found += [run for run in within if run.id.endswith(wanted.ending)]
+        within = [run for run in page if requested.includes(run.id)]
+        found += [run for run in within if run.id.endswith(requested.ending)]
         if len(within) < size:
             break
         cursor = within[-1].cursor

@@ -130,7 +130,7 @@ def _print_chosen(chosen: list[Run], move: Move, args: Namespace) -> None:
 
 
 def _confirm(chosen: list[Run], move: Move, args: Namespace) -> bool:
-    """Whether to go on: said in advance, or on the terminal once the runs are listed."""
+    """Whether to go on: confirmed in advance, or on the terminal once the runs are listed."""
     if args.yes or not chosen:
         return True
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or args.json:

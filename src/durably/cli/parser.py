@@ -88,7 +88,7 @@ def _app(group: Group) -> None:
 
 
 def _server(parser: Parser, group: Group) -> None:
-    # SUPPRESS: what was said before the command's name is not taken back.
+    # SUPPRESS: options before the command's name are kept.
     group.add_argument("--url", metavar="URL", default=argparse.SUPPRESS,
                        help=f"the server to ask instead (${URL})")  # fmt: skip
     parser.add_argument("--header", metavar="'NAME: VALUE'", action="append", type=header,

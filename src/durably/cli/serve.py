@@ -101,7 +101,7 @@ def _make_server(app: AsgiApp) -> uvicorn.Server:
     class Server(uvicorn.Server):
         @contextmanager
         def capture_signals(self) -> Generator[None]:
-            yield  # ours are heard
+            yield  # our handlers are in place
 
     config = uvicorn.Config(
         app,

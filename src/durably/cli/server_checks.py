@@ -21,7 +21,7 @@ from .home import Home
 
 OLDEST = 13  # the server's version
 _TIMEOUT = 10.0  # seconds for a connection, and for an answer
-_HEARS = 5.0  # seconds that a notification may take
+_RECEIVE_TIMEOUT = 5.0  # seconds that a notification may take
 _SKEW = 5.0  # seconds that two clocks may differ before it is worth a word
 _SPARE = 10  # connections
 _DEAD = 50_000  # rows that nobody needs, when there are more of them than of the others
@@ -124,8 +124,8 @@ class Examination:
         return Finding("server", "ok", name)
 
     async def _pooler(self) -> Finding:
-        told = self._connection.get_server_pid()
-        self._pooled = told != (await self._one("select pg_backend_pid() as pid"))["pid"]
+        reported = self._connection.get_server_pid()
+        self._pooled = reported != (await self._one("select pg_backend_pid() as pid"))["pid"]
         if not self._pooled:
             return Finding("pooler", "ok", "none is between this machine and the server")
         if self._home.options.listen_url:
@@ -139,31 +139,31 @@ class Examination:
 
     async def _listen(self) -> Finding:
         try:
-            heard = await self._hears()
+            received = await self._receives()
         except _TROUBLE as error:
             what = f"the connection for LISTEN fails: {describe(error)}"
             return Finding("listen", "wrong", what, "check listen_url")
-        if heard:
+        if received:
             return Finding("listen", "ok", "notifications arrive")
         what = "notifications do not arrive; polling is all there is"
         remedy = "give Durably(listen_url=…) a way past what is between"
         return Finding("listen", "note", what, remedy)
 
-    async def _hears(self) -> bool:
-        channel, heard = f"durably_doctor_{Runtime().token()[:12]}", asyncio.Event()
+    async def _receives(self) -> bool:
+        channel, received = f"durably_doctor_{Runtime().token()[:12]}", asyncio.Event()
 
         def hear(*_: object) -> None:
-            heard.set()
+            received.set()
 
         listener = await _connect(self._home.options.listen_url or self._home.database)
         try:
             await listener.add_listener(channel, hear)
             await self._connection.execute("select pg_notify($1, '')", channel)
             with suppress(TimeoutError):
-                await asyncio.wait_for(heard.wait(), _HEARS)
+                await asyncio.wait_for(received.wait(), _RECEIVE_TIMEOUT)
         finally:
             await listener.close(timeout=_TIMEOUT)
-        return heard.is_set()
+        return received.is_set()
 
     # -- our tables
 
@@ -185,20 +185,22 @@ class Examination:
         tables = {self._named(table): "select, insert, update, delete" for table in _TABLES}
         tables[self._named("durably_version")] = "select"
         rows = await self._ask(
-            "select t.name, t.wanted, current_user as role,"
+            "select t.name, t.privileges, current_user as role,"
             "       to_regclass(t.name) is null as absent,"
             "       not has_table_privilege(to_regclass(t.name), r.name) as refused"
-            "  from unnest(cast(:names as text[]), cast(:wanted as text[])) as t (name, wanted),"
-            "       unnest(string_to_array(t.wanted, ', ')) as r (name)",
+            "  from unnest(cast(:names as text[]), cast(:privileges as text[])) as t (name, privileges),"
+            "       unnest(string_to_array(t.privileges, ', ')) as r (name)",
             names=list(tables),
-            wanted=list(tables.values()),
+            privileges=list(tables.values()),
         )
         role = rows[0]["role"]
         if any(row["absent"] for row in rows):
             return Finding("rights", "ok", f"role {role}; there are no tables to ask about")
-        if missing := {row["name"]: row["wanted"] for row in rows if row["refused"]}:
+        if missing := {row["name"]: row["privileges"] for row in rows if row["refused"]}:
             what = f"role {role} may not do all it must with {', '.join(missing)}"
-            grants = [f"grant {wanted} on {name} to {role}" for name, wanted in missing.items()]
+            grants = [
+                f"grant {privileges} on {name} to {role}" for name, privileges in missing.items()
+            ]
             return Finding("rights", "wrong", what, "; ".join(grants))
         return Finding("rights", "ok", f"role {role} may read and write")
 
@@ -243,7 +245,7 @@ class Examination:
         before = time.time()
         row = await self._one("select cast(extract(epoch from clock_timestamp()) as float8) as now")
         after = time.time()
-        # Somewhere between the two: what cannot be told is not held against either clock.
+        # Somewhere between the two: a difference that small is no fault of either clock.
         ahead = max(before - row["now"], 0.0) - max(row["now"] - after, 0.0)
         if abs(ahead) <= _SKEW:
             return Finding("machine clock", "ok", "it agrees with the server's")

@@ -63,7 +63,7 @@ def _of_lease(standing: Standing, workers: Workers) -> Iterator[str]:
     owner, left = standing.row.lease_owner or "", standing.due_in or 0
     if left <= 0:
         yield (
-            f"worker {owner} has not been heard from for {_long(-left)} longer than its lease; a "
+            f"worker {owner} has not renewed its leases for {_long(-left)} after they ended; a "
             f"worker takes the run over: {START}"
         )
     elif workers.is_dead(owner):

@@ -19,7 +19,7 @@ class Copied(NamedTuple):
 
     source: Sums
     target: Sums
-    anew: bool
+    is_new: bool
     """False when all of it was there already."""
 
 
@@ -92,9 +92,9 @@ async def _copy(source: Side, target: Side, show: Show) -> Copied:
     counts = {
         table.name: (await source.count(table), await target.count(table)) for table in TABLES
     }
-    work = _Work(show, sum(wanted for wanted, _ in counts.values()))
+    work = _Work(show, sum(expected for expected, _ in counts.values()))
     if any(found for _, found in counts.values()):
-        if any(wanted != found for wanted, found in counts.values()):
+        if any(expected != found for expected, found in counts.values()):
             found = " and ".join(f"{found} rows in {name}" for name, (_, found) in counts.items())
             raise CopyError(
                 f"{target.name} is not empty: it has {found}; copy into a new database, or into a schema "
@@ -107,7 +107,7 @@ async def _copy(source: Side, target: Side, show: Show) -> Copied:
     if sent != arrived:
         raise CopyError(f"what arrived in {target.name} differs: {_differences(sent, arrived)}")
     await target.commit()
-    return Copied(sent, arrived, anew=True)
+    return Copied(sent, arrived, is_new=True)
 
 
 async def _compare(source: Side, target: Side, work: _Work) -> Copied:
@@ -118,15 +118,15 @@ async def _compare(source: Side, target: Side, work: _Work) -> Copied:
         raise CopyError(
             f"{target.name} is not empty, and what it has differs: {_differences(sums, there)}"
         )
-    return Copied(sums, there, anew=False)
+    return Copied(sums, there, is_new=False)
 
 
-def _differences(wanted: Sums, found: Sums) -> str:
+def _differences(expected: Sums, found: Sums) -> str:
     return "; ".join(
         f"{name} has {found[name].rows} rows with checksum {found[name].checksum[:16]} instead of "
-        f"{wanted[name].rows} with {wanted[name].checksum[:16]}"
-        for name in wanted
-        if wanted[name] != found[name]
+        f"{expected[name].rows} with {expected[name].checksum[:16]}"
+        for name in expected
+        if expected[name] != found[name]
     )
 
 

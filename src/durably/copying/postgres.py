@@ -31,7 +31,7 @@ def _connected(name: str) -> Generator[None]:
     except (DriverError, BrokenDriverError, OSError) as error:
         raise StorageUnavailableError(
             f"the connection to {name} was lost ({describe(error)}); repeat the command: it finds out "
-            "whether all has arrived, and else begins anew"
+            "whether all has arrived, and otherwise starts over"
         ) from None
     except ServerError as error:
         raise StorageUnavailableError(f"{name}: {describe(error)}; nothing was copied") from None
@@ -76,7 +76,7 @@ class Database(Side):
             await self._connection.execute(f"lock table {names} in share row exclusive mode")
         except ServerError as error:
             raise CopyError(
-                f"{self.name} cannot be locked ({error}): stop whoever writes to it, and see that it is "
+                f"{self.name} cannot be locked ({error}): stop the processes that write to it, and see that it is "
                 "not the source and the target at once"
             ) from None
 
@@ -162,7 +162,7 @@ class Database(Side):
 
 
 def _sizes(table: Table) -> str:
-    """How large each row is, in the order in which they are read; told without reading them."""
+    """How large each row is, in the order in which they are read; found without reading them."""
     size = " + ".join(f"coalesce(octet_length({column}), 0)" for column in table.large)
     return f"select {size} from {table.name} order by {table.order}"
 

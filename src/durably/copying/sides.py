@@ -57,7 +57,7 @@ class Side(ABC):
 
     @abstractmethod
     async def is_retired(self) -> bool:
-        """Whether ``retire`` was said of it."""
+        """Whether it was retired."""
 
     @abstractmethod
     async def holders(self) -> list[Holder]:
@@ -65,7 +65,7 @@ class Side(ABC):
 
     @abstractmethod
     async def users(self) -> list[str]:
-        """The other processes that have it open, as far as can be told."""
+        """The other processes that have it open, as far as can be known."""
 
     @abstractmethod
     async def count(self, table: Table) -> int:

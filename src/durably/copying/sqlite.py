@@ -39,7 +39,7 @@ class File(Side):
             self._alone = self._begin(alone=True, timeout=_MOMENT)
             if not self._alone and not self._begin(alone=False, timeout=LOCK_TIMEOUT):
                 raise CopyError(
-                    f"{self.name} cannot be locked: stop whoever writes to it, and see that it is not "
+                    f"{self.name} cannot be locked: stop the processes that write to it, and see that it is not "
                     "the source and the target at once"
                 )
         except sqlite3.Error as error:

@@ -197,7 +197,7 @@ class Demo:
         show: Show,
         until: Callable[[], bool] = lambda: False,
     ) -> Run:
-        """Keep a worker going until the run is over, or until what is asked."""
+        """Keep a worker going until the run is over, or until the condition holds."""
         while True:
             run = await durably.get_run(run_id)
             assert run is not None
@@ -216,7 +216,7 @@ class Demo:
             _say(f"The next worker took the run up {later:.1f} s after the kill.")
         with census.open_index(self._index) as index:
             begins = index.begins()
-        for line in report.tell(report.attempts(events, begins), begins):
+        for line in report.describe(report.attempts(events, begins), begins):
             _say(line)
 
     async def _compare(self, durably: Durably, done: Run, plain: Totals) -> bool:

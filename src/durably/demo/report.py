@@ -28,21 +28,21 @@ class Attempt:
 
 def attempts(events: Sequence[AnyEvent], begins: Sequence[Begin]) -> list[Attempt]:
     """The attempts at a run, by its journal; ``again`` by the steps' own notes."""
-    told: list[Attempt] = []
+    attempts: list[Attempt] = []
     before: list[str] = []
     times = Counter(begin.step for begin in begins)
     for event in events:
         match event:
             case RunStart(attempt=number):
-                told.append(Attempt(number, list(before), [], []))
+                attempts.append(Attempt(number, list(before), [], []))
             case StepComplete(step_name=step):
-                told[-1].committed.append(step)
+                attempts[-1].committed.append(step)
                 before.append(step)
                 if times[step] > 1:
-                    told[-1].again.append(step)
+                    attempts[-1].again.append(step)
             case _:
                 pass
-    return told
+    return attempts
 
 
 def repeated(steps: Iterable[StepRecord], begins: Iterable[Begin]) -> list[str]:
@@ -51,11 +51,11 @@ def repeated(steps: Iterable[StepRecord], begins: Iterable[Begin]) -> list[str]:
     return [begin.step for begin in begins if begin.at > ended.get(begin.step, float("inf")) + 1]
 
 
-def tell(told: Sequence[Attempt], begins: Sequence[Begin]) -> Iterator[str]:
+def describe(attempts: Sequence[Attempt], begins: Sequence[Begin]) -> Iterator[str]:
     """The story, in lines."""
     pids = list(dict.fromkeys(begin.pid for begin in begins))
-    yield f"{len(told)} attempts, by {len(pids)} workers:"
-    for attempt in told:
+    yield f"{len(attempts)} attempts, by {len(pids)} workers:"
+    for attempt in attempts:
         yield f"  attempt {attempt.number}: {len(attempt.committed)} steps committed"
         if attempt.skipped:
             yield f"    skipped, from their checkpoints: {_span(attempt.skipped)}"

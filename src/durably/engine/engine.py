@@ -308,7 +308,7 @@ class Engine:
     async def _wait_until_idle(self, worker: Worker) -> int:
         before = worker.claimed
         worker.wake()
-        # In this order: what is claimed while the database is asked is not due, and not idle either.
+        # In this order: what is claimed during the query is not due, and not idle either.
         while await self.store.any_due(list(self.jobs), self.runtime.now()) or not worker.is_idle:
             await self.runtime.sleep(0.02)
         return worker.claimed - before

@@ -42,7 +42,7 @@ class Notice(IntEnum):
     DUE = 1
     """A run may have become due."""
     CANCEL = 2
-    """A run was cancelled: whoever executes it is to stop. Its key, too, may have become free."""
+    """A run was cancelled: its holder is to stop. Its key, too, may have become free."""
 
 
 class JournalRewoundError(Exception):
@@ -97,7 +97,7 @@ class Store(ABC):
 
     @abstractmethod
     async def any_due(self, jobs: Sequence[str], now: int) -> bool:
-        """Whether a worker that knows these jobs is wanted."""
+        """Whether a run of these jobs waits for a worker."""
 
     @abstractmethod
     def claim(

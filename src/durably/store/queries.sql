@@ -45,7 +45,7 @@ select concat_ws(' ', extract(epoch from pg_postmaster_start_time()), current_da
 
 -- notify@postgres
 -- Says something to all who listen, if and when the transaction is committed.
-select pg_notify(:channel, :said)
+select pg_notify(:channel, :payload)
 
 -- enqueued
 -- The run that a conflicting insert met.

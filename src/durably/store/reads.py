@@ -58,8 +58,8 @@ def journal_of(
     run_id: str, types: tuple[str, str], after: int, limit: int
 ) -> Transaction[list[JournalRow]]:
     """A run's lines of two types."""
-    wanted = {"type": types[0], "other_type": types[1]}
-    rows = yield "journal_of", {"run_id": run_id, "after": after, "limit": limit, **wanted}
+    filter = {"type": types[0], "other_type": types[1]}
+    rows = yield "journal_of", {"run_id": run_id, "after": after, "limit": limit, **filter}
     return [JournalRow._make(row) for row in rows]
 
 

@@ -109,7 +109,7 @@ class Claimed(NamedTuple):
     resumed: bool
     """True when it ran before, so that there may be checkpoints."""
     asked_at: int
-    """When it was asked for, by this host's clock: the lease lasts at least its duration from then."""
+    """When it was requested, by this host's clock: the lease lasts at least its duration from then."""
     lapsed: bool = False
     """Whether it was taken over from a worker that let its lease lapse."""
 

@@ -129,9 +129,9 @@ def delete(run_id: str, now: int, *, replay: bool = False) -> Transaction[RunRow
         yield from hand_on(key_of(row), now)
     # Without the labels: what people wrote into a run goes with it.
     gone = dump_json({"job": row.job, "scope": row.scope})
-    told = {"run_id": run_id, "at": now, "type": "run:delete", "attempt": row.generation}
+    record = {"run_id": run_id, "at": now, "type": "run:delete", "attempt": row.generation}
     # The line is written before the others go, so that no position is ever used twice.
-    yield "append", {**told, "started_at": None, "data": gone}
+    yield "append", {**record, "started_at": None, "data": gone}
     yield "forget_journal", {"run_id": run_id}
     yield "forget_deletions", {"before": now - DELETIONS_KEPT}
     return row

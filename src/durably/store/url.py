@@ -32,7 +32,7 @@ _SETTINGS = re.compile(r"\b(?:host|hostaddr|port|user|dbname|(?:ssl)?password)\s
 
 @dataclass(frozen=True, slots=True)
 class DatabaseOptions:
-    """What may be said about a database beside its name; see ``Durably``."""
+    """The options of a database beside its name; see ``Durably``."""
 
     durability: Durability = "full"
     allow_network_fs: bool = False
@@ -66,7 +66,7 @@ def _postgres(url: str, runtime: Runtime, options: DatabaseOptions) -> Store:
         raise ConfigurationError(
             "PostgreSQL needs the driver asyncpg: pip install 'durably[postgres]'"
         )
-    # Only here: whoever uses a file needs no driver, and need not wait for its import.
+    # Only here: users of a file need no driver, and need not wait for its import.
     module = import_module("durably.store.postgres.store")
     store: Store = module.PostgresStore(
         url,

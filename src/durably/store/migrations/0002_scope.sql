@@ -14,5 +14,5 @@ create index durably_runs_parked on durably_runs (scope, concurrency_key, create
   where due_at = 9007199254740991;
 -- What watchers and metrics read: the few that run now, among all that ever did.
 create index durably_runs_running on durably_runs (id) where status = 'running';
--- A tenant's own runs, newest first; whoever has no tenants pays nothing.
+-- A tenant's own runs, newest first; without tenants it costs nothing.
 create index durably_runs_scope on durably_runs (scope, id) where scope <> '';

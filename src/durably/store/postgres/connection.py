@@ -37,7 +37,7 @@ _CLOSE_TIMEOUT = 2.0  # seconds
 # another's transaction.
 _HARMLESS = frozenset({"22", "23", "40", "42", "55"})
 _PREPARED = "42P05"  # "prepared statement already exists": a pooler gave us another session
-_ISOLATION = "read_committed"  # said at each BEGIN too, since no settings reach past some poolers
+_ISOLATION = "read_committed"  # repeated at each BEGIN, since no settings reach past some poolers
 # The server ends what a vanished machine left behind, so that nobody waits for its locks,
 _KEEPALIVES = {
     "tcp_keepalives_idle": "10",
@@ -53,7 +53,7 @@ _SETTINGS = {
     # A statement must see what was committed while it waited for a lock, whatever the server's default.
     "default_transaction_isolation": "read committed",
     # Every statement here is served by an index, whatever is in the tables and however old the planner's
-    # idea of them is; planning anew each time costs more than most of them do.
+    # idea of them is; planning again each time costs more than most of them do.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "jit": "off",

@@ -1,4 +1,4 @@
-"""Databases whose encoding is not UTF8: what has no place in it cannot even be asked for."""
+"""Databases whose encoding is not UTF8: what has no place in it cannot even be queried."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ flushes the small ones have theirs. One that could not be done is tried again by
 with more time, so that nothing is repeated for ever that the line or the server is too slow for.
 
 Writes of one kind are one statement, whatever their number; a statement alone needs no transaction
-around it. If a statement is refused, the flush begins anew and takes the writes one by one, each under
+around it. If a statement is refused, the flush starts over and takes the writes one by one, each under
 a savepoint, so that only the one at fault fails. A flush whose outcome is unknown is repeated: first
 the runs are locked, which waits for what may be left of the lost connection, then what was done is
 looked up, and the rest is written.
@@ -101,7 +101,7 @@ class Flusher:
         await asyncio.wait([self._task])
         why = f"; it could not be written: {self._trouble.why}" if self._trouble.why else ""
         error = ClosedError(f"the database was closed{why}")
-        _tell([Result(write, None, error) for write in self._writing + self._waiting])
+        _resolve([Result(write, None, error) for write in self._writing + self._waiting])
 
     async def _work(self) -> None:
         while self._waiting or not self._closing:
@@ -143,7 +143,7 @@ class Flusher:
                 self._trouble.clear()
                 self._announce(results)
             self._writing = []
-            _tell(results)
+            _resolve(results)
 
     async def _examine(self, error: Exception | Interrupt) -> Exception | Interrupt:
         if isinstance(error, Interrupt):
@@ -164,8 +164,8 @@ class Flusher:
         self._waiting = [w for w in self._waiting if w not in late]
         for write in self._writing:
             write.tries += 1
-        told = StorageUnavailableError(f"the database cannot be written: {error}")
-        _tell([Result(write, None, told) for write in late])
+        late_error = StorageUnavailableError(f"the database cannot be written: {error}")
+        _resolve([Result(write, None, late_error) for write in late])
 
     def _announce(self, results: list[Result]) -> None:
         wakes = [r.write.wakes for r in results if r.error is None and r.write.wakes is not None]
@@ -173,7 +173,7 @@ class Flusher:
             try:
                 self.on_commit(any(wakes))
             except Exception:
-                logger.exception("others could not be told of a commit")
+                logger.exception("other processes could not be notified of a commit")
 
     # -- one flush
 
@@ -278,8 +278,8 @@ async def _already_done(session: Session, batch: list[Write[Any]]) -> list[Resul
     settles = [write for write in batch if isinstance(write, Settle)]
     results: list[Result] = []
     if records:
-        asked = [(w.lease.run_id, w.entry.step, w.lease.generation) for w in records]
-        params = columns(("run_id", "step", "attempt"), asked)
+        requested = [(w.lease.run_id, w.entry.step, w.lease.generation) for w in records]
+        params = columns(("run_id", "step", "attempt"), requested)
         for n, seq in await session.fetch("recorded_all", params):
             results.append(Result(records[n - 1], seq, None))
     if settles:
@@ -414,7 +414,7 @@ def _or_lost(write: Record | Settle, value: Any) -> Result:
     return Result(write, value, None)
 
 
-def _tell(results: list[Result]) -> None:
+def _resolve(results: list[Result]) -> None:
     for write, value, error in results:
         if write.future.done():  # its caller was cancelled meanwhile
             continue

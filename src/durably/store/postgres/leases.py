@@ -42,7 +42,7 @@ class Leases:
     def __init__(self, server: Server, runtime: Runtime) -> None:
         self._server = server
         self._runtime = runtime
-        self._wanted: Renewal | None = None
+        self._pending: Renewal | None = None
         self._news: asyncio.Event
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -62,9 +62,9 @@ class Leases:
         return self.trouble.why
 
     def renew(self, renewal: Renewal) -> None:
-        """From any thread. What the last call asked for and was not done yet is superseded."""
+        """From any thread. It replaces a renewal that is still pending."""
         self._ensure_started(renewal.loop)
-        self._wanted = renewal
+        self._pending = renewal
         if self._loop is not None:
             with suppress(RuntimeError):  # closed meanwhile
                 self._loop.call_soon_threadsafe(self._news.set)
@@ -100,30 +100,30 @@ class Leases:
         while not self._closed:
             await self._news.wait()
             self._news.clear()
-            wanted, self._wanted = self._wanted, None
-            if wanted is not None:
-                await self._renew(link, wanted)
+            renewal, self._pending = self._pending, None
+            if renewal is not None:
+                await self._renew(link, renewal)
         await link.close()
 
-    async def _renew(self, link: Link, wanted: Renewal) -> None:
+    async def _renew(self, link: Link, renewal: Renewal) -> None:
         backoff = Backoff(self._runtime)
-        while self._wanted is None and not self._closed:
+        while self._pending is None and not self._closed:
             try:
                 async with asyncio.timeout(_TIMEOUT):
-                    lost = await self._try(link, wanted)
+                    lost = await self._try(link, renewal)
             except Exception as error:  # noqa: BLE001 - nothing may end this thread
                 self.trouble.note(error)
-                _call(wanted.loop, wanted.failed, translated(error))
+                _call(renewal.loop, renewal.failed, translated(error))
                 await backoff.pause(error)
             else:
                 self.trouble.clear()
-                _call(wanted.loop, wanted.renewed, lost)
+                _call(renewal.loop, renewal.renewed, lost)
                 return
 
-    async def _try(self, link: Link, wanted: Renewal) -> list[str]:
-        leases = wanted.leases
+    async def _try(self, link: Link, renewal: Renewal) -> list[str]:
+        leases = renewal.leases
         params = {
-            "now": wanted.now,
+            "now": renewal.now,
             "run_id": [lease.run_id for lease in leases],
             "token": [lease.token for lease in leases],
             "duration": [lease.duration for lease in leases],

@@ -27,7 +27,7 @@ from .connection import COMMAND_TIMEOUT, Link, Server, Session
 from .driver import DriverError, ServerError, create_pool, state_of
 from .errors import LostConnectionError, is_conflict, is_passing
 
-LOANS = 10  # connections lent at once; whoever comes later waits
+LOANS = 10  # connections lent at once; later callers wait
 _MAX_LOSSES = 10  # a function whose connection is lost that often in a row is what loses it
 _IDLE = 60.0  # seconds after which a connection that nobody needs is closed
 _LAST_WORDS = 2.0  # seconds for a rollback, and for making a connection fit for the next one
@@ -183,8 +183,10 @@ class Loan:
             self._losses += 1
             if self._losses < _MAX_LOSSES:
                 raise
-            told = f"step {self._entry.step!r}: {error}, the last {self._losses} times it was tried"
-            return Refused(StorageUnavailableError(told))
+            message = (
+                f"step {self._entry.step!r}: {error}, the last {self._losses} times it was tried"
+            )
+            return Refused(StorageUnavailableError(message))
 
     async def _recorded(self) -> int | None:
         """Whether the last try was committed after all; if not, the lease must still be ours."""

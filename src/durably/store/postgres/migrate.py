@@ -27,7 +27,7 @@ async def installed_version(session: Session, statements: Statements) -> int:
 async def migrate(session: Session, statements: Statements) -> None:
     """Make what migrations are missing, in one transaction, one process at a time."""
     if await installed_version(session, statements) == newest_version(statements):
-        return  # whoever only works needs no right to change tables
+        return  # a role that only works needs no right to change tables
     async with session.transaction():
         await session.execute(_PREPARE)
         version = await installed_version(session, statements)

@@ -1,7 +1,7 @@
 """LISTEN and NOTIFY: processes tell each other at once that something was committed.
 
 A signal says only that there is something to look for, never what. It may be lost with a connection:
-then the next poll finds what it told of. Each process sends few, however much it commits.
+then the next poll finds what it announced. Each process sends few, however much it commits.
 """
 
 from __future__ import annotations
@@ -32,21 +32,26 @@ class Signals:
     """Sends and hears signals, over one connection."""
 
     def __init__(
-        self, server: Server, runtime: Runtime, heard: Callable[[Notice], None], *, listens: bool
+        self,
+        server: Server,
+        runtime: Runtime,
+        on_notify: Callable[[Notice], None],
+        *,
+        listens: bool,
     ) -> None:
         self._server = server
         self._runtime = runtime
-        self._heard = heard
+        self._on_notify = on_notify
         self._listens = listens
         self.channel = f"durably_{server.statements.schema}".rstrip("_")
-        """Where signals of these tables are told."""
+        """Where signals of these tables are sent."""
         self._name = runtime.token()[:16]
         self._unsent: Notice | None = None
         self._urgent = asyncio.Event()
         self._news = asyncio.Event()
         self.is_listening = False
         """Whether signals arrive at the moment."""
-        self.heard = 0
+        self.received = 0
         """How many did."""
         self._task = asyncio.create_task(self._work(), name="durably-signals")
 
@@ -117,5 +122,5 @@ class Signals:
             self._count(_NOTICES.get(kind, Notice.DUE))  # of a newer version: look for everything
 
     def _count(self, notice: Notice) -> None:
-        self.heard += 1
-        self._heard(notice)
+        self.received += 1
+        self._on_notify(notice)

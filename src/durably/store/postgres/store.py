@@ -68,7 +68,7 @@ class PostgresStore(Reading):
 
     ``schema``: where the tables are; by default wherever the role's search path leads.
     ``listen_url``: for LISTEN, where ``url`` leads to a pooler in transaction mode.
-    ``pooled``: ``url`` leads to such a pooler. Most are noticed without being told.
+    ``pooled``: ``url`` leads to such a pooler. Most are noticed without this option.
     ``durability``: "full" leaves it to the server's synchronous_commit; "process" turns that off.
     """
 
@@ -257,8 +257,8 @@ class PostgresStore(Reading):
                     raise_translated(error)
                 self._trouble.note(error)
                 if patience is not None and self._runtime.monotonic() - since > patience:
-                    told = f"{_UNUSABLE}{describe(error)}"
-                    raise StorageUnavailableError(told) from None
+                    message = f"{_UNUSABLE}{describe(error)}"
+                    raise StorageUnavailableError(message) from None
                 await backoff.pause(error)
                 self._check_open()
                 again = True
@@ -478,7 +478,7 @@ class PostgresStore(Reading):
         period = _LOOK if self._signals.is_listening else _LOOK_DEAF
         if self._behind:
             period = _LOOK_CLOSELY
-        return self._signals.heard + int(self._runtime.monotonic() / period)
+        return self._signals.received + int(self._runtime.monotonic() / period)
 
 
 def _is_hopeless(error: Exception) -> bool:

@@ -40,7 +40,7 @@ def tail(cursor: Cursor, limit: int) -> statements.Transaction[Look]:
     rows = yield "tail", params
     lines, after = yield from reads.advance(cursor, [JournalRow._make(row) for row in rows])
     _, gaps = gaps_after(cursor, [line.position for line in lines])
-    # Who writes now is asked after the look: whoever is not among them had ended before the next one.
+    # The writers of now are queried after the read: those not among them had ended before the next one.
     writers = (yield from _writers()) if gaps else _NOBODY
     still = (gap._replace(writers=gap.writers & writers) for gap in gaps if gap.writers)
     new = (Missing(gap.first, gap.last, writers) for gap in gaps if gap.first > cursor.position)

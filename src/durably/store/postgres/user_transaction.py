@@ -51,13 +51,13 @@ def place() -> statements.Transaction[str]:
 
 
 def enqueue(
-    runs: Sequence[NewRun], now: int, channel: str, said: str
+    runs: Sequence[NewRun], now: int, channel: str, payload: str
 ) -> statements.Transaction[list[Enqueued]]:
     """Store new runs, and say so to all workers if it is committed."""
     if names := enqueuing.keys_to_lock(runs):
         yield "lock_keys", {"names": names}
         found = yield from enqueuing.enqueue(runs, now)
-        yield "notify", {"channel": channel, "said": said}
+        yield "notify", {"channel": channel, "payload": payload}
         return found
     new: dict[str, Enqueued] = {}
     for portion in portions(runs):
@@ -66,7 +66,7 @@ def enqueue(
     for run in runs:
         if run.id not in new:  # its key is known
             new[run.id] = yield from enqueuing.enqueue_one(run, now)
-    yield "notify", {"channel": channel, "said": said}
+    yield "notify", {"channel": channel, "payload": payload}
     return [new[run.id] for run in runs]
 
 

@@ -173,7 +173,7 @@ def _check_existing(path: Path) -> None:
 
 
 def make_companion(directory: Path, database: Path) -> None:
-    """Make the directory that the processes on a database share, for whoever may use the database."""
+    """Make the directory that the processes on a database share, for all who may use the database."""
     try:
         if not directory.is_dir():
             directory.mkdir(mode=0o700, exist_ok=True)

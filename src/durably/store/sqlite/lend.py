@@ -55,7 +55,7 @@ class Borrowed:
             raise ConfigurationError(f"step.transaction: {why}") from None
 
     def allows(self, action: int, first: str | None, second: str | None, *_: object) -> int:
-        """SQLite's authorizer: asked for each thing that a statement does."""
+        """SQLite's authorizer: called for each thing that a statement does."""
         if action in _ENDS:
             self._refusal = "the transaction is committed when the step returns; do not end it"
         elif action in _PLACES:

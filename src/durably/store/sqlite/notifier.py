@@ -35,7 +35,7 @@ class Presence(Enum):
 
 
 def presence(bell: Path) -> Presence:
-    """Whether the process of a bell lives, asked without a bell of one's own. Leaves all as it is."""
+    """Whether the process of a bell lives, without a bell of its own. Changes nothing."""
     if not hasattr(socket, "AF_UNIX"):
         return Presence.UNKNOWN
     directory = _Directory(bell.parent)
@@ -86,16 +86,16 @@ class Bell:
         self._directory: _Directory | None = None
         self._socket: socket.socket | None = None
         self._identity: tuple[int, int] | None = None
-        self._heard: Callable[[Notice], None] = lambda _: None
+        self._on_notify: Callable[[Notice], None] = lambda _: None
         self._lost: str | None = None
         self._others: list[str] = []
         self._listed_at = -1
         self._pid = os.getpid()
         close_in_children(self)
 
-    def hang(self, heard: Callable[[Notice], None]) -> bool:
+    def hang(self, on_notify: Callable[[Notice], None]) -> bool:
         """Listen on the running loop. False: not possible."""
-        self._heard = heard
+        self._on_notify = on_notify
         if not self._bind():
             return False
         self._sweep()
@@ -115,7 +115,7 @@ class Bell:
         bell.setblocking(False)
         try:
             bell.bind(self._path(self.name))
-            asyncio.get_running_loop().add_reader(bell, self._listen, bell, self._heard)
+            asyncio.get_running_loop().add_reader(bell, self._listen, bell, self._on_notify)
         except (OSError, NotImplementedError) as error:
             bell.close()
             self._directory.close()
@@ -177,7 +177,7 @@ class Bell:
                 continue
 
     def is_dead(self, owner: str) -> bool:
-        """True when the owner's process provably is no more; False when that cannot be told."""
+        """True when the owner's process provably is no more; False when that is unknown."""
         if self._socket is None or not owner.endswith(".bell") or owner == self.name:
             return False
         try:
@@ -196,13 +196,13 @@ class Bell:
                 if age > _OLD and self.is_dead(bell.name):
                     bell.unlink()
 
-    def _listen(self, bell: socket.socket, heard: Callable[[Notice], None]) -> None:
+    def _listen(self, bell: socket.socket, on_notify: Callable[[Notice], None]) -> None:
         rung = b""
         with suppress(BlockingIOError, OSError):
             for _ in range(1000):
                 rung += bell.recv(8)
         if rung:
-            heard(
+            on_notify(
                 max(
                     (notice for notice, byte in _BYTES.items() if byte in rung),
                     default=Notice.JOURNAL,

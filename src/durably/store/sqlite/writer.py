@@ -346,7 +346,7 @@ class Writer:
             self.checkpoint(length)
 
     def checkpoint(self, length: int) -> None:
-        """Write a log of this many bytes back soon, whoever's part that is."""
+        """Write a log of this many bytes back soon, whichever process does so."""
         if self._thread is not None:
             self._length = length
             self._queue.put([])
@@ -355,7 +355,7 @@ class Writer:
         """Write the log back into the file; the loop does not wait for it."""
         self._written = 0
         with self._using, contextlib.suppress(sqlite3.Error):
-            # While others write on and on, only a pause for them lets the log begin anew.
+            # While others write on and on, only a pause for them lets the log start over.
             mode = "restart" if self._length > _TOO_LONG else "passive"
             self._length = 0
             self._connection.execute(f"pragma wal_checkpoint({mode})").fetchall()
