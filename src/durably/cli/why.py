@@ -63,8 +63,8 @@ def _of_lease(standing: Standing, workers: Workers) -> Iterator[str]:
     owner, left = standing.row.lease_owner or "", standing.due_in or 0
     if left <= 0:
         yield (
-            f"worker {owner} has not renewed its leases for {_long(-left)} after they ended; a "
-            f"worker takes the run over: {START}"
+            f"the lease of worker {owner} ended {_long(-left)} ago; the next worker takes the run over: "
+            f"{START}"
         )
     elif workers.is_dead(owner):
         yield f"worker {owner} is dead; the next worker takes the run over: {START}"
