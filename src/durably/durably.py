@@ -116,6 +116,7 @@ class Durably(Registry, Serving, Emitter):
         check_leases(options.heartbeat_interval, options.stale_threshold)
         runtime = runtime or Runtime()
         store = store or store_of(database, runtime, options.database)
+        self._store = store  # where tests put faults
         engine = Engine(store, self.database, runtime, options)
         Registry.__init__(self, engine)
         Serving.__init__(self, engine, SyncDurably(engine, self))

@@ -3,7 +3,7 @@
 import pytest
 
 from durably.http import Refusal, Request
-from durably.http.messages import parse_query
+from durably.http.message import parse_query
 from durably.http.shutdown import strip_prefix
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote
 
 from ..http import Handler, Refusal, Request, Response
-from ..http.messages import parse_query
+from ..http.message import parse_query
 
 logger = logging.getLogger("durably")
 

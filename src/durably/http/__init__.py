@@ -4,7 +4,7 @@ from ..wire.requests import TriggerRequest
 from .asgi import AsgiApp
 from .auth import Auth
 from .handler import Handler
-from .messages import Refusal, Request, Response
+from .message import Refusal, Request, Response
 from .streams import Limits
 from .wsgi import WsgiApp
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..engine.engine import Engine
 from ..lifespan import Lifespan
 from .handler import Handler
-from .messages import Refusal, Request, Response, parse_query
+from .message import Refusal, Request, Response, parse_query
 from .shutdown import ServerWatch, abort, strip_prefix
 
 logger = logging.getLogger("durably")

@@ -18,7 +18,7 @@ from ..jobs.checks import check_scope
 from ..store.records import RunFilter, RunRow
 from ..store.snapshots import run_from_row
 from ..wire.requests import TriggerRequest
-from .messages import Refusal, Request
+from .message import Refusal, Request
 
 P = TypeVar("P")
 

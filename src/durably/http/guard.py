@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from .auth import ANYBODY, Caller, authenticate
-from .messages import Request
+from .message import Request
 from .origin import OriginPolicy
 from .routes import Route
 

@@ -27,7 +27,7 @@ from ..wire.runs import ErrorPolicy
 from ..wire.strict_json import WireError
 from .auth import call_hook, check_auth
 from .guard import Guard
-from .messages import Refusal, Request, Response
+from .message import Refusal, Request, Response
 from .openapi import describe
 from .operations import Operations, RequestContext
 from .query import Query

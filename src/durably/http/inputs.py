@@ -11,7 +11,7 @@ from ..values.codec import Unstorable
 from ..values.text import dump_json, load_json
 from ..wire.requests import TriggerRequest
 from ..wire.runs import JobInfo
-from .messages import Refusal
+from .message import Refusal
 
 
 def parse_input(job: Job[Any, Any], request: TriggerRequest, limit: int) -> Any:

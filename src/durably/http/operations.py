@@ -45,7 +45,7 @@ from ..wire.runs import (
 from ..wire.strict_json import dump
 from .auth import Caller, Operation
 from .inputs import decode_stored, job_info, parse_input
-from .messages import Refusal, Request, Response, respond
+from .message import Refusal, Request, Response, respond
 from .query import MAX_NUMBER, Query
 from .streams import Streams
 

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from .messages import Refusal, Request
+from .message import Refusal, Request
 
 _ELSEWHERE = ("same-site", "cross-site")
 _PROXY_HEADERS = frozenset({

@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..jobs.checks import check_name
 from ..wire.requests import LABEL, MAX_TEXT, RUN_ID
-from .messages import Refusal, Request
+from .message import Refusal, Request
 
 MAX_NUMBER = 2**53 - 1
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..jobs.filter import CURSOR
 from ..wire.requests import JOB_NAME, RUN_ID
-from .messages import Refusal, Response
+from .message import Refusal, Response
 from .operations import Operations, RequestContext
 from .query import Parameter
 

@@ -21,7 +21,7 @@ from ..store.snapshots import event_from_row, run_from_row
 from ..wire.events import event_to_list, event_to_wire
 from ..wire.published import Dialect
 from ..wire.runs import ErrorPolicy
-from .messages import Refusal, Response
+from .message import Refusal, Response
 from .sse import LONG_RETRY, MAX_BYTES, Frame, FrameCache, Stream, frame, retry_hint
 
 _HEADERS = (

@@ -16,7 +16,7 @@ from ..lifespan import is_reloaded
 from ..runtime import seconds
 from ..sync import SyncDurably
 from .handler import Handler
-from .messages import Refusal, Request, Response, parse_query
+from .message import Refusal, Request, Response, parse_query
 from .shutdown import ServerWatch, strip_prefix
 from .streams import Limits
 
