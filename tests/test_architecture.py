@@ -12,6 +12,8 @@ import pytest
 
 import durably
 import durably.client
+import durably.errors
+import durably.events
 import durably.http
 
 ROOT = Path(__file__).parents[1]
@@ -58,12 +60,19 @@ PUBLIC = [
     for module in (durably, durably.http, durably.client)
     for name in module.__all__
     if inspect.isclass(getattr(module, name))
+] + [
+    value
+    for module in (durably.errors, durably.events)
+    for value in vars(module).values()
+    if inspect.isclass(value) and value.__module__ == module.__name__
 ]
 
 
 @pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 def test_annotations_can_be_evaluated(cls: type) -> None:
     typing.get_type_hints(cls)
-    for name, member in inspect.getmembers(cls, inspect.isfunction):
-        if not name.startswith("_") and member.__module__.startswith("durably"):
-            typing.get_type_hints(member)
+    for name in dir(cls):
+        member = inspect.getattr_static(cls, name)
+        function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+        if not name.startswith("_") and inspect.isfunction(function):
+            typing.get_type_hints(function)

@@ -244,9 +244,7 @@ class Runs:
         busy = {row["job"]: row["runs"] for row in self._rows["busy"]}
         for row in self._rows["overdue"]:
             job = row["job"]
-            what = (
-                f"{row['runs']} runs of job {job!r} wait for a worker since {_time(row['since'])}"
-            )
+            what = f"{row['runs']} runs of job {job!r} have been waiting for a worker since {_time(row['since'])}"
             remedy = f"{START}; 'durably worker --help' has --concurrency"
             if job in busy:
                 yield f"{what}; {busy[job]} others are executed, and no slot is free", remedy

@@ -1,6 +1,6 @@
 """The end of an attempt: its outcome, written in one transition, then counted, published and logged.
 
-Outcomes are values. The store refuses the transition when the run is not ours any more; then nothing is
+Outcomes are values. The store refuses the transition when this worker no longer holds the run; then nothing is
 published, and the log has the reason.
 """
 

@@ -75,7 +75,7 @@ class Tries:
         return self.encode(step, value), None
 
     async def _require_lease(self, name: str) -> None:
-        """Before each try: raise if the run is not ours any more."""
+        """Before each try: raise if this worker no longer holds the run."""
         if self._attempt.may_have_lapsed:
             await self._attempt.confirm_lease()
         self._attempt.require_open(name)
