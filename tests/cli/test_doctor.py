@@ -177,7 +177,7 @@ async def test_runs_in_trouble(tmp_path: Path) -> None:
     lapsed = f"status = 'running', lease_owner = 'gone', due_at = {now - 5000}"
     old = now - 3_600_000
     for change, check, detail in (
-        (f"due_at = {old}, updated_at = {old}", "overdue", "1 runs of job 'job' wait"),
+        (f"due_at = {old}, updated_at = {old}", "overdue", "1 runs of job 'job' have been waiting"),
         (f"due_at = {old}, updated_at = {old}", "overdue", "no worker is alive"),
         ("due_at = 9007199254740991", "abandoned", f"run {run_id} waits behind"),
         (lapsed, "leases", "worker gone, which has not renewed its leases"),

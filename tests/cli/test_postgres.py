@@ -223,7 +223,7 @@ def test_runs_in_trouble_on_a_server(url: str, capsys: pytest.CaptureFixture[str
     run_id = asyncio.run(_trigger(url, "job", key="key"))
     old, ahead = "1700000000000", "9000000000000"
     for change, check, detail in (
-        (f"due_at = {old}, updated_at = {old}", "overdue", "1 runs of job 'job' wait"),
+        (f"due_at = {old}, updated_at = {old}", "overdue", "1 runs of job 'job' have been waiting"),
         ("due_at = 9007199254740991", "abandoned", f"run {run_id} waits behind"),
         (f"status = 'running', lease_owner = 'gone', due_at = {old}", "leases", "worker gone, which has not"),
         (f"status = 'pending', updated_at = {ahead}", "clock", "in the future"),

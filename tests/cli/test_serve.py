@@ -223,7 +223,7 @@ def test_pages_of_listed_origins_may_ask(place: Place) -> None:
         (["serve", "app:durably", "--host", ""], 2, "every address can be reached"),
         (["serve", "app:durably", "--host", "::"], 2, "can be reached from other machines"),
         (["serve", "app:durably", "--host", "no.such.host.invalid"], 2, "is not known"),
-        (["serve", "app:durably", "--port", "70000"], 2, "'70000' is no port"),
+        (["serve", "app:durably", "--port", "70000"], 2, "'70000' is not a port"),
         (["serve", "app:absent"], 2, "module 'app' has no 'absent'"),
         (["serve", "absent:durably"], 2, "No module named 'absent'"),
         (["serve", "app:text"], 2, "app:text is not a Durably instance but a str"),

@@ -8,7 +8,7 @@ from typing import Any
 from durably import StepRecord
 from durably.demo.census import Begin
 from durably.demo.index_stdlib import Totals
-from durably.demo.report import attempts, differences, repeated, tell
+from durably.demo.report import attempts, describe, differences, repeated
 from durably.events import AnyEvent, RunStart, StepComplete
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -44,7 +44,7 @@ def test_attempts_by_the_journal() -> None:
     assert second.skipped == ["list-files", "index-0"]
     assert second.committed == ["index-1", "index-2"]
     assert second.again == ["index-1"]
-    assert list(tell([first, second], begins)) == [
+    assert list(describe([first, second], begins)) == [
         "2 attempts, by 2 workers:",
         "  attempt 1: 2 steps committed",
         "  attempt 2: 2 steps committed",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from durably.http import messages, routes, sse
+from durably.http import message, routes, sse
 from durably.http.query import MAX_NUMBER
 from durably.http.streams import Limits
 from durably.jobs.checks import MAX_LABELS
@@ -141,8 +141,8 @@ def test_the_limits() -> None:
         (requests.MAX_TEXT, f"1 to {requests.MAX_TEXT} characters"),
         (MAX_LABELS, f"labels of a run|{MAX_LABELS}|"),
         (
-            messages.MAX_QUERY,
-            f"{messages.MAX_QUERY // 1024} KiB, {messages.MAX_PARAMETERS} parameters",
+            message.MAX_QUERY,
+            f"{message.MAX_QUERY // 1024} KiB, {message.MAX_PARAMETERS} parameters",
         ),
         (strict_json.MAX_DEPTH, f"{strict_json.MAX_DEPTH}, {strict_json.MAX_KEYS:,}"),
         (routes.MAX_LIMIT, f"runs of a page|{routes.MAX_LIMIT}|"),

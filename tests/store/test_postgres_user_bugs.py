@@ -126,7 +126,7 @@ BUGS = {
         [("place", ", current_database(), cast(to_regclass('durably_runs') as oid)", "")],
         another_database_is_another_place),
     "nobody is told": Bug(
-        [("notify", "pg_notify(:channel, :said)", "length(:channel), length(:said)")],
+        [("notify", "pg_notify(:channel, :payload)", "length(:channel), length(:payload)")],
         a_commit_is_heard_of),
 }  # fmt: skip
 
