@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TOP = 5  # how many of the most imported modules are told
+TOP = 5  # how many of the most imported modules are shown
 SUMS = ("modules", "unparsable", "classes", "functions", "lines")
 _FOREIGN = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _TESTS = frozenset({"test", "tests", "idle_test"})
